@@ -1,0 +1,81 @@
+"""Leakage audits of federated models on medical images, in 2D and true 3D.
+
+The names below are the public API; what is imported on first use keeps the program's start fast.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from medbreach.case import Case as Case
+    from medbreach.collection import Collection as Collection
+    from medbreach.collection import Entry as Entry
+    from medbreach.components import Attack as Attack
+    from medbreach.components import ClientTask as ClientTask
+    from medbreach.components import Dataset as Dataset
+    from medbreach.components import Defense as Defense
+    from medbreach.components import LocalTraining as LocalTraining
+    from medbreach.components import Metric as Metric
+    from medbreach.components import Model as Model
+    from medbreach.components import Planted as Planted
+    from medbreach.components import Server as Server
+    from medbreach.errors import DataError as DataError
+    from medbreach.errors import MedbreachError as MedbreachError
+    from medbreach.errors import ModelError as ModelError
+    from medbreach.errors import NotApplicable as NotApplicable
+    from medbreach.errors import Refused as Refused
+    from medbreach.hookspecs import hookimpl as hookimpl
+    from medbreach.randomness import Seeds as Seeds
+    from medbreach.types import Batch as Batch
+    from medbreach.types import Change as Change
+    from medbreach.types import Exchange as Exchange
+    from medbreach.types import Finding as Finding
+    from medbreach.types import ImageSpec as ImageSpec
+    from medbreach.types import Recipe as Recipe
+    from medbreach.types import Reconstruction as Reconstruction
+    from medbreach.types import Reveals as Reveals
+    from medbreach.types import Round as Round
+    from medbreach.types import Update as Update
+    from medbreach.types import Verdict as Verdict
+
+_HOMES = {
+    "Case": "case",
+    "Collection": "collection",
+    "Entry": "collection",
+    "Attack": "components",
+    "ClientTask": "components",
+    "Dataset": "components",
+    "Defense": "components",
+    "LocalTraining": "components",
+    "Metric": "components",
+    "Model": "components",
+    "Planted": "components",
+    "Server": "components",
+    "DataError": "errors",
+    "MedbreachError": "errors",
+    "ModelError": "errors",
+    "NotApplicable": "errors",
+    "Refused": "errors",
+    "hookimpl": "hookspecs",
+    "Seeds": "randomness",
+    "Batch": "types",
+    "Change": "types",
+    "Exchange": "types",
+    "Finding": "types",
+    "ImageSpec": "types",
+    "Recipe": "types",
+    "Reconstruction": "types",
+    "Reveals": "types",
+    "Round": "types",
+    "Update": "types",
+    "Verdict": "types",
+}
+
+__all__ = list(_HOMES)  # noqa: PLE0604 - the same names as above; a test compares them
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'medbreach' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"medbreach.{_HOMES[name]}"), name)

@@ -1,0 +1,251 @@
+"""What the attacks share that search for images whose gradient matches the update."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+
+from medbreach.components import Attack
+from medbreach.errors import NotApplicable
+from medbreach.settings import plain
+from medbreach.types import Exchange, Reconstruction, Reveals
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Distance of the candidate's gradient to the update.
+
+    Attributes:
+        type: Name of the distance.
+        scale: Factor of the distance.
+        task_regularization: Factor of the task loss that is added.
+    """
+
+    type: Literal[
+        "euclidean",
+        "cosine-similarity",
+        "masked-cosine-similarity",
+        "fast-cosine-similarity",
+        "angular",
+        "l1",
+        "pearlmutter-loss",
+        "pearlmutter-cosine",
+    ] = "euclidean"
+    scale: float = 1.0
+    task_regularization: float = 0.0
+
+
+@dataclass(frozen=True)
+class Restarts:
+    """Several starts, of which the best is kept, without a look at the truth.
+
+    Attributes:
+        num_trials: Number of starts.
+        scoring: Distance that decides which is best.
+    """
+
+    num_trials: int = 1
+    scoring: Literal["euclidean", "cosine-similarity", "TV", "total-variation"] = "euclidean"
+
+    def __post_init__(self) -> None:
+        if self.num_trials < 1:
+            raise ValueError(f"num_trials must be at least 1, got {self.num_trials}")
+
+
+@dataclass(frozen=True)
+class Descent:
+    """How the candidate is moved.
+
+    Attributes:
+        optimizer: ``adam``, ``adam-safe``, ``bert-adam``, ``momgd``, ``gd`` or ``l-bfgs``.
+        signed: Use the gradient's sign: ``hard``, or ``soft`` (a tanh that sharpens).
+        step_size: Step size, in normalised intensity.
+        boxed: Keep the candidate within the images' bounds.
+        max_iterations: Number of steps (of each stage).
+        step_size_decay: ``step-lr``, ``cosine-decay``, ``linear``, or none.
+        langevin_noise: Scale of noise on the gradient.
+        warmup: Steps over which the step size rises.
+        grad_clip: Greatest norm of the candidate's gradient; null for none.
+        callback: Ignored: progress is shown at every step.
+    """
+
+    optimizer: str = "Adam"
+    signed: str | bool | None = None
+    step_size: float = 1.0
+    boxed: bool = False
+    max_iterations: int = 400
+    step_size_decay: str | None = None
+    langevin_noise: float = 0.0
+    warmup: int = 0
+    grad_clip: float | None = None
+    callback: int = 100
+
+    def __post_init__(self) -> None:
+        known = ("adam", "adam-safe", "bert-adam", "momgd", "gd", "l-bfgs")
+        if self.optimizer.lower() not in known:
+            raise ValueError(f"optim.optimizer must be one of {', '.join(known)}")
+        if self.max_iterations < 1:
+            raise ValueError(f"optim.max_iterations must be at least 1, got {self.max_iterations}")
+
+
+@dataclass(frozen=True)
+class TotalVariation:
+    """Total variation of the candidate.
+
+    Attributes:
+        scale: Factor of the term.
+        inner_exp: Exponent of each difference.
+        outer_exp: Exponent of their sum at a pixel.
+        double_opponents: Add differences of colour channels (RGB only).
+        eps: Added to each difference.
+    """
+
+    scale: float = 0.1
+    inner_exp: float = 1
+    outer_exp: float = 1
+    double_opponents: bool = False
+    eps: float = 1e-8
+
+
+@dataclass(frozen=True)
+class Norm:
+    """Norm of the candidate.
+
+    Attributes:
+        scale: Factor of the term.
+        pnorm: Exponent.
+    """
+
+    scale: float = 0.1
+    pnorm: float = 2.0
+
+
+@dataclass(frozen=True)
+class Features:
+    """Distance to the features that the last linear layer gives away.
+
+    Attributes:
+        scale: Factor of the term.
+    """
+
+    scale: float = 0.1
+
+
+@dataclass(frozen=True)
+class DeepInversion:
+    """Distance of the batch statistics to BatchNorm's running ones.
+
+    Attributes:
+        scale: Factor of the term.
+        first_bn_multiplier: Extra weight of the first BatchNorm.
+    """
+
+    scale: float = 0.1
+    first_bn_multiplier: float = 10
+
+
+@dataclass(frozen=True)
+class Regularization:
+    """What a candidate should look like, whatever the update says.
+
+    Attributes:
+        total_variation: Smoothness.
+        norm: Size.
+        features: Features at the last linear layer.
+        deep_inversion: BatchNorm statistics.
+        orthogonality: Difference between the records of a batch.
+    """
+
+    total_variation: TotalVariation | None = None
+    norm: Norm | None = None
+    features: Features | None = None
+    deep_inversion: DeepInversion | None = None
+    orthogonality: Features | None = None
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How breaching computes.
+
+    Attributes:
+        dtype: ``float`` or ``double``.
+        mixed_precision: Use autocast.
+        JIT: ``script`` or ``trace`` the network, or null.
+    """
+
+    dtype: Literal["float", "double"] = "float"
+    mixed_precision: bool = False
+    JIT: str | None = None
+
+
+@dataclass(frozen=True)
+class GradientMatching(Attack):
+    """An attack of breaching's that descends on images until their gradient matches the update.
+
+    Attributes:
+        label_strategy: How labels are inferred where they are withheld: ``iDLG``, ``analytic``,
+            ``yin``, ``wainakh-simple``, ``wainakh-whitebox``, ``bias-corrected``, ``random``.
+        objective: Distance of the candidate's gradient to the update.
+        restarts: Several starts, of which the best is kept.
+        init: Where the candidate starts: ``randn``, ``rand``, ``zeros``, ``patterned-4``, ...
+        normalize_gradients: Scale the update to unit norm first.
+        optim: How the candidate is moved.
+        augmentations: breaching's augmentations of the candidate, by name, with their settings.
+        differentiable_augmentations: Descend through the augmentations.
+        regularization: What a candidate should look like, whatever the update says.
+        impl: How breaching computes.
+    """
+
+    needs: ClassVar[frozenset[Reveals]] = frozenset({Reveals.COUNT})
+    differs: ClassVar[str] = (
+        "Runs on grey images and volumes too (total variation along every axis, patterns and "
+        "BatchNorm statistics in 3D); local training is replayed for every client and any batch "
+        "size; a change of weights without its recipe is matched by direction with the right sign."
+    )
+
+    label_strategy: str | None = "bias-corrected"
+    objective: Objective = Objective()
+    restarts: Restarts = Restarts()
+    init: str = "randn"
+    normalize_gradients: bool = False
+    optim: Descent = Descent()
+    augmentations: Mapping[str, Mapping[str, Any] | None] | None = None
+    differentiable_augmentations: bool = False
+    regularization: Regularization | None = None
+    impl: Precision = Precision()
+
+    def run(self, exchange: Exchange, rng: torch.Generator) -> Reconstruction:
+        """Return as many images as there are records.
+
+        Raises:
+            NotApplicable: A setting works on 2D RGB images only.
+        """
+        from medbreach.breaching_bridge.run import reconstruct
+
+        self.check_images(exchange)
+        return reconstruct(self.name, self.in_breaching_words(), exchange, rng)  # type: ignore[arg-type]
+
+    def check_images(self, exchange: Exchange) -> None:
+        """Refuse settings that breaching has for 2D RGB images only.
+
+        Raises:
+            NotApplicable: There is one, and the images are something else.
+        """
+        spec = exchange.spec
+        flat, rgb = len(spec.space) == 2, len(spec.space) == 2 and spec.channels == 3
+        if any(word in self.init for word in ("red", "green", "blue", "dark", "light")) and not rgb:
+            raise NotApplicable(f"init {self.init!r} is for 2D RGB images only")
+        if self.augmentations and not flat:
+            raise NotApplicable("breaching's augmentations are for 2D images only")
+        if {"colorjitter", "antialias"} & set(self.augmentations or ()) and not rgb:
+            raise NotApplicable("colorjitter and antialias are for 2D RGB images only")
+        if self.impl.mixed_precision and not flat:
+            raise NotApplicable("breaching's mixed precision is for 2D images only")
+
+    def in_breaching_words(self) -> dict[str, Any]:
+        """Return the settings under breaching's keys."""
+        words: dict[str, Any] = plain(self)
+        given = words["regularization"] or {}
+        words["regularization"] = {k: v for k, v in given.items() if v is not None}
+        return {"type": self.name, "attack_type": self.name, **words}

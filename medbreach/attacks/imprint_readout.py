@@ -1,0 +1,52 @@
+"""Reading records out of a layer that the server planted."""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from medbreach.attacks.closed_form import ClosedForm
+from medbreach.errors import NotApplicable
+from medbreach.servers.imprint import ImprintSecret
+from medbreach.types import Exchange
+
+if TYPE_CHECKING:
+    from medbreach.case import Case
+
+
+@dataclass(frozen=True)
+class ImprintReadout(ClosedForm):
+    """Divide the weight gradient of planted rows by their bias gradient, in 2D and 3D.
+
+    Attributes:
+        breach_padding: Fill up with blank images to the number of records.
+        breach_reduction: Which claims to keep if there are more than records: those with the
+            smallest ``bias`` or mean ``weight`` gradient, or null for all.
+        sort_by_bias: Undo a shuffling of rows.
+    """
+
+    name: ClassVar[str] = "imprint-readout"
+    source: ClassVar[str] = "Fowl et al. 2022, arXiv:2110.13057"
+    differs: ClassVar[str] = "Works on images of any number of axes; blank padding is off."
+
+    breach_padding: bool = False
+    breach_reduction: Literal["bias", "weight"] | None = None
+    sort_by_bias: bool = False
+
+    def control(self, case: "Case") -> "Case":
+        """Return one record, with the case's own server."""
+        return replace(case.solvable(), server=case.server)
+
+    def secrets(self, exchange: Exchange) -> dict[str, Any]:
+        """Return where the planted layer is.
+
+        Raises:
+            NotApplicable: The server planted none.
+        """
+        from medbreach.breaching_bridge.run import imprint_secrets
+
+        secret = exchange.secret
+        if not isinstance(secret, ImprintSecret):
+            raise NotApplicable(
+                "imprint reads a layer that the server planted: choose a server that plants one, "
+                "such as case/server=malicious-model-rtf"
+            )
+        return imprint_secrets(exchange, secret.weight, secret.bias, secret.structure)

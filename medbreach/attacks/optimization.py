@@ -1,0 +1,20 @@
+"""Gradient inversion with fixed labels."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from medbreach.attacks.gradient_matching import GradientMatching
+
+
+@dataclass(frozen=True)
+class Optimization(GradientMatching):
+    """Descend on images whose labels are known or inferred first.
+
+    breaching's settings ``invertinggradients``, ``modern``, ``legacy``, ``seethroughgradients``,
+    ``wei``, ``beyondinfering`` and ``clsattack`` are kinds of it.
+    """
+
+    name: ClassVar[str] = "optimization"
+    source: ClassVar[str] = (
+        "Geiping et al. 2020, arXiv:2003.14053; Yin et al. 2021, arXiv:2104.07586"
+    )

@@ -1,0 +1,74 @@
+"""The gradients that breaching's objectives match, computed as clients compute them.
+
+breaching's own need every parameter to be used and trained, and play one client only whose batch
+size divides its number of records. Where that holds, the results are the same.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medbreach.training import trainable
+
+
+def match_like_clients(objective: Any, clients: int) -> Any:
+    """Let an objective of breaching's compute its gradients as ours do; return it."""
+    if hasattr(objective, "_grad_fn_single_step"):
+        objective._grad_fn_single_step = lambda m, x, y: single_step(objective, m, x, y)
+        objective._grad_fn_multi_step = lambda m, x, y: local_training(objective, m, x, y, clients)
+    return objective
+
+
+def single_step(
+    objective: Any, model: nn.Module, candidate: Tensor, labels: Tensor
+) -> tuple[list[Tensor], Tensor]:
+    """Return the gradient of the task loss, and the loss."""
+    with torch.autocast(candidate.device.type, enabled=objective.cfg_impl.mixed_precision):
+        loss = objective.loss_fn(model(candidate), labels)
+    return _gradient(loss, list(trainable(model).values())), loss
+
+
+def local_training(
+    objective: Any, model: nn.Module, candidate: Tensor, labels: Tensor, clients: int
+) -> tuple[list[Tensor], Tensor]:
+    """Return the mean change of weights over clients, and the last loss.
+
+    Records are the clients' in turn; each client goes through its own in order.
+    """
+    del labels  # the recipe has them step by step
+    recipe = objective.local_hyperparams
+    names, first = zip(*trainable(model).items(), strict=True)
+    own = candidate.chunk(clients)
+    total = [torch.zeros_like(p) for p in first]
+    loss = candidate.new_zeros(())
+    for k, records in enumerate(own):
+        weights = [p.clone() for p in first]
+        start, per_step = 0, recipe["data_per_step"]
+        for step in range(recipe["steps"]):
+            loss = _loss(
+                objective,
+                model,
+                dict(zip(names, weights, strict=True)),
+                records[start : start + per_step],
+                recipe["labels"][k * recipe["steps"] + step],
+            )
+            gradient = _gradient(loss, weights)
+            weights = [w - recipe["lr"] * g for w, g in zip(weights, gradient, strict=True)]
+            start = start + per_step if start + per_step < len(records) else 0
+        total = [t + (w - p) / clients for t, w, p in zip(total, weights, first, strict=True)]
+    return total, loss
+
+
+def _loss(
+    objective: Any, model: nn.Module, weights: dict[str, Tensor], images: Tensor, labels: Tensor
+) -> Tensor:
+    with torch.autocast(images.device.type, enabled=objective.cfg_impl.mixed_precision):
+        outputs = torch.func.functional_call(model, weights, (images,))
+        loss: Tensor = objective.loss_fn(outputs, labels)
+    return loss
+
+
+def _gradient(loss: Tensor, weights: list[Any]) -> list[Tensor]:
+    found = torch.autograd.grad(loss, weights, create_graph=True, allow_unused=True)
+    return [torch.zeros_like(w) if g is None else g for w, g in zip(weights, found, strict=True)]

@@ -1,0 +1,170 @@
+"""What an audit's findings say together."""
+
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from medbreach.statistics import Count, chance, pooled_tail, wilson
+from medbreach.types import Finding, Rate, Role, Verdict
+
+
+class Cell(NamedTuple):
+    """All seeds of one attack on one stack of defenses.
+
+    Attributes:
+        attack: Name of the attack's settings.
+        defenses: Names of the defenses.
+        identified: Identified records over all records, with an interval.
+        p_value: Probability of at least so many by luck; None if nothing was scored.
+        verdict: What the seeds say together.
+        findings: The findings.
+    """
+
+    attack: str
+    defenses: tuple[str, ...]
+    identified: Rate
+    p_value: float | None
+    verdict: Verdict
+    findings: tuple[Finding, ...]
+
+
+class Conclusion(NamedTuple):
+    """The outcome of an audit.
+
+    Attributes:
+        verdict: ``leak``, ``no leak found`` or ``inconclusive``.
+        sentence: The verdict in one sentence.
+        reasons: What else a reader has to know to rely on it.
+        cells: What each attack on each stack of defenses showed.
+    """
+
+    verdict: Verdict
+    sentence: str
+    reasons: tuple[str, ...]
+    cells: tuple[Cell, ...]
+
+
+def conclude(findings: Iterable[Finding], missing: int = 0, alpha: float = 0.05) -> Conclusion:
+    """Return what findings say together.
+
+    An audit leaks if one of its findings does, or if an attack's seeds do together. It is
+    inconclusive if nothing leaks but an attack failed, did not apply, or did not solve its control.
+
+    Args:
+        findings: All findings of a run.
+        missing: Attempts that have no finding yet.
+        alpha: Probability at most of calling harmless updates a leak.
+    """
+    findings = list(findings)
+    keys = dict.fromkeys((f.attack, f.defenses) for f in findings if f.role is Role.ATTACK)
+    cells = tuple(
+        _cell(
+            [f for f in findings if f.role is Role.ATTACK and (f.attack, f.defenses) == key],
+            alpha / len(keys),
+        )
+        for key in keys
+    )
+    reasons = tuple(_reasons(findings, cells, missing))
+    leaks = [c for c in cells if c.verdict is Verdict.LEAK]
+    if leaks:
+        worst = max(leaks, key=lambda c: c.identified.count / max(1, c.identified.total))
+        return Conclusion(Verdict.LEAK, _leak_sentence(worst), reasons, cells)
+    closed = (Verdict.NO_LEAK, Verdict.REFUSED)
+    if cells and not missing and all(c.verdict in closed for c in cells):
+        return Conclusion(Verdict.NO_LEAK, _no_leak_sentence(cells), reasons, cells)
+    sentence = "Inconclusive: nothing was identified, but not every attack could have shown it."
+    if not cells:
+        sentence = "Inconclusive: only controls were run, which cannot show a leak."
+    if missing:
+        sentence = f"Unfinished: {missing} attempts have no finding yet, and no leak shows so far."
+    return Conclusion(Verdict.INCONCLUSIVE, sentence, reasons, cells)
+
+
+def share_leaked(conclusion: Conclusion) -> float:
+    """Return the greatest share of records that one leaking attack identified."""
+    return max(
+        (
+            c.identified.count / max(1, c.identified.total)
+            for c in conclusion.cells
+            if c.verdict is Verdict.LEAK
+        ),
+        default=0.0,
+    )
+
+
+def median_scores(finding: Finding) -> dict[str, float | None]:
+    """Return the median of each score over the matched records; None if there is none.
+
+    The median, not the mean: one exact record has an infinite PSNR.
+    """
+    found: dict[str, float | None] = {}
+    for name, scores in finding.scores.items():
+        there = [s for s in scores if s is not None]
+        found[name] = statistics.median(there) if there else None
+    return found
+
+
+def false_claims(finding: Finding) -> int:
+    """Return the number of claims that identify no record."""
+    return finding.claims - sum(finding.identified)
+
+
+def _cell(findings: Sequence[Finding], level: float) -> Cell:
+    scored = [f for f in findings if f.p_value is not None]
+    count = sum(sum(f.identified) for f in scored)
+    total = sum(f.records for f in scored)
+    p_value = None
+    if scored:
+        p_value = pooled_tail(Count(sum(f.identified), f.records, f.decoys) for f in scored)
+    verdicts = {f.verdict for f in findings}
+    pooled = p_value is not None and p_value <= level and Verdict.INCONCLUSIVE not in verdicts
+    if Verdict.LEAK in verdicts or pooled:
+        verdict = Verdict.LEAK
+    elif len(verdicts) == 1:
+        verdict = next(iter(verdicts))
+    else:
+        verdict = Verdict.INCONCLUSIVE
+    first = findings[0]
+    rate = wilson(count, total)
+    return Cell(first.attack, first.defenses, rate, p_value, verdict, tuple(findings))
+
+
+def _leak_sentence(cell: Cell) -> str:
+    rate = cell.identified
+    decoys = min(f.decoys for f in cell.findings if f.p_value is not None)
+    defended = f" behind {', '.join(cell.defenses)}" if cell.defenses else ""
+    return (
+        f"Leak: {cell.attack}{defended} identified {rate.count} of {rate.total} private records "
+        f"among {decoys} look-alikes each (95 % interval {rate.low:.0%} to {rate.high:.0%}; "
+        f"chance {chance(decoys):.1%})."
+    )
+
+
+def _no_leak_sentence(cells: Sequence[Cell]) -> str:
+    if all(c.verdict is Verdict.REFUSED for c in cells):
+        return "No leak found: the client refused what the server sent, so nothing was given away."
+    names = ", ".join(dict.fromkeys(c.attack for c in cells))
+    rates = [c.identified for c in cells if c.p_value is not None]
+    highest = max((r.high for r in rates), default=0.0)
+    return (
+        f"No leak found: {names} identified no more records than chance allows, while solving "
+        f"their controls; the share that they could identify is below {highest:.0%} with 95 % "
+        "confidence in each."
+    )
+
+
+def _reasons(findings: Sequence[Finding], cells: Sequence[Cell], missing: int) -> Iterable[str]:
+    if missing:
+        yield f"{missing} attempts have no finding yet: go on with 'medbreach resume'."
+    for f in findings:
+        if f.role is Role.SOLVABLE and f.verdict is not Verdict.SOLVED:
+            yield f"{f.attack} did not pass its control: {f.note}."
+        if f.role is Role.BLIND and f.verdict is Verdict.INCONCLUSIVE:
+            yield f"The control {f.attack} failed: {f.note}."
+    for cell in cells:
+        notes = {f.note for f in cell.findings if f.verdict in _EXPLAINED and f.note}
+        for note in sorted(notes):
+            yield f"{cell.attack}: {note}."
+
+
+_EXPLAINED = (Verdict.NOT_APPLICABLE, Verdict.FAILED, Verdict.REFUSED)

@@ -1,0 +1,59 @@
+"""Time and peak memory of a piece of work."""
+
+import contextlib
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+MIB = 2**20
+_PROC = Path("/proc/self")
+
+
+class Cost:
+    """What a piece of work took; filled in when it ends.
+
+    Attributes:
+        seconds: Wall time.
+        peak_memory_mb: Peak memory while it ran, in MiB: of the GPU if it ran there, else of the
+            whole process.
+    """
+
+    seconds: float = 0.0
+    peak_memory_mb: float = 0.0
+
+
+@contextlib.contextmanager
+def measured(device: torch.device) -> Iterator[Cost]:
+    """Measure what runs inside.
+
+    Where the operating system cannot reset the process's peak (other than Linux), the peak since
+    its start is given.
+    """
+    cost = Cost()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with contextlib.suppress(OSError):
+            (_PROC / "clear_refs").write_text("5")
+    start = time.monotonic()
+    try:
+        yield cost
+    finally:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+            cost.peak_memory_mb = torch.cuda.max_memory_allocated(device) / MIB
+        else:
+            cost.peak_memory_mb = _peak_of_process()
+        cost.seconds = time.monotonic() - start
+
+
+def _peak_of_process() -> float:
+    with contextlib.suppress(OSError, StopIteration):
+        lines = (_PROC / "status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MIB

@@ -1,0 +1,115 @@
+"""A vision transformer whose first block has attention without normalisation."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from medbreach.components import Model
+from medbreach.errors import ModelError
+from medbreach.types import ImageSpec
+
+Tokens = Float[Tensor, "batch tokens width"]
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one matrix for queries, keys and values."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, tokens: Tokens) -> Tokens:
+        """Mix the tokens."""
+        split = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        queries, keys, values = split.unbind()
+        # written out: its second derivative is needed, which fused kernels lack
+        weights = (queries @ keys.transpose(-2, -1) / queries.shape[-1] ** 0.5).softmax(-1)
+        return self.proj((weights @ values).transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    """Attention, then a normalised MLP, neither with a skip connection."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.attn = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+        )
+
+    def forward(self, tokens: Tokens) -> Tokens:
+        """Transform the tokens."""
+        return self.mlp(self.norm2(self.attn(tokens)))
+
+
+class PatchEmbedding(nn.Module):
+    """One token a patch."""
+
+    def __init__(self, channels: int, patch: int, width: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(channels, width, patch, stride=patch)
+
+    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Tensor:
+        """Cut images into tokens."""
+        return self.proj(images).flatten(2).transpose(1, 2)
+
+
+class Transformer(nn.Module):
+    """Patches, a class token and learned positions, one block, a linear head."""
+
+    def __init__(self, spec: ImageSpec, classes: int, patch: int, width: int, heads: int) -> None:
+        super().__init__()
+        tokens = (spec.space[0] // patch) * (spec.space[1] // patch) + 1
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.pos_embed = nn.Parameter(0.02 * torch.randn(1, tokens, width))
+        self.patch_embed = PatchEmbedding(spec.channels, patch, width)
+        self.blocks = nn.ModuleList([Block(width, heads)])
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Tensor:
+        """Return one output a class."""
+        tokens = self.patch_embed(images)
+        tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
+        tokens = tokens + self.pos_embed
+        for block in self.blocks:
+            tokens = block(tokens)
+        return self.head(tokens[:, 0])
+
+
+@dataclass(frozen=True)
+class AprilTransformer(Model):
+    """A one-block vision transformer that the attention inversion applies to. Square 2D images.
+
+    Attributes:
+        patch: Pixels along each side of a patch.
+        width: Width of a token; at least the number of tokens, or the inversion is ambiguous.
+        heads: Number of attention heads.
+    """
+
+    name: ClassVar[str] = "vit_april"
+    source: ClassVar[str] = "Lu et al. 2022, arXiv:2112.14087, architecture (B)"
+    differs: ClassVar[str] = "One block of width 192 (ours); the source modifies ViT-Base."
+
+    patch: int = 4
+    width: int = 192
+    heads: int = 4
+
+    def build(self, spec: ImageSpec, classes: int) -> nn.Module:
+        """Return the network.
+
+        Raises:
+            ModelError: The images are not square, or their side is no multiple of the patch.
+        """
+        if len(spec.space) != 2 or spec.space[0] != spec.space[1] or spec.space[0] % self.patch:
+            raise ModelError(
+                f"vit_april takes square 2D images whose side is a multiple of {self.patch}"
+            )
+        if self.width % self.heads:
+            raise ModelError(f"width {self.width} is no multiple of {self.heads} heads")
+        return Transformer(spec, classes, self.patch, self.width, self.heads)

@@ -1,0 +1,124 @@
+"""What an audit will do, before it does anything."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from medbreach.case import Case
+from medbreach.components import Attack, Defense, Metric
+from medbreach.types import Role
+
+BLIND = ("blind_guess", "random_public_image")
+UNDEFENDED = "none"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How an audit is run and judged.
+
+    Attributes:
+        seeds: Number of seeds (0, 1, ...), or the seeds themselves.
+        decoys: Look-alikes of each attempt, as far as the data set has them.
+        public: Public images that an attacker may hold, at most; memory limits them too.
+        alpha: Probability at most of calling harmless updates a leak, over the audit's attacks.
+        whitening: Share of the public images' variance on the whitened principal axes.
+        null_draws: Draws of the blind controls' null distribution.
+        metrics: Scores that describe each claim.
+        checkpoint_seconds: Least time between two checkpoints of a long attack.
+    """
+
+    seeds: int | tuple[int, ...] = 1
+    decoys: int = 99
+    public: int = 1000
+    alpha: float = 0.05
+    whitening: float = 0.99
+    null_draws: int = 200
+    metrics: tuple[str, ...] = ("psnr", "ssim", "mse", "mse_normalised", "lpips")
+    checkpoint_seconds: float = 15.0
+
+    def __post_init__(self) -> None:
+        if not self.seed_numbers:
+            raise ValueError("seeds must name at least one seed")
+        if self.decoys < 1:
+            raise ValueError(f"decoys must be at least 1, got {self.decoys}")
+        if self.public < 2:
+            raise ValueError(f"public must be at least 2, got {self.public}")
+        if not 0 < self.alpha < 1:
+            raise ValueError(f"alpha must lie between 0 and 1, got {self.alpha}")
+        if not 0 < self.whitening <= 1:
+            raise ValueError(f"whitening must lie above 0 and at most at 1, got {self.whitening}")
+        if self.null_draws < 1:
+            raise ValueError(f"null_draws must be at least 1, got {self.null_draws}")
+
+    @property
+    def seed_numbers(self) -> tuple[int, ...]:
+        """The seeds themselves."""
+        if isinstance(self.seeds, int):
+            return tuple(range(self.seeds))
+        return tuple(dict.fromkeys(self.seeds))
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One attack on one round.
+
+    Attributes:
+        attack: Name of the attack's settings.
+        stack: Name of the stack of defenses.
+        seed: Seed of the attempt.
+        role: Whether it is an attack or one of the controls beside it.
+    """
+
+    attack: str
+    stack: str
+    seed: int
+    role: Role
+
+    @property
+    def id(self) -> str:
+        """Name of the attempt, fit for a file name and unique in its run."""
+        words = (self.role.split()[0], self.attack, self.stack, f"seed{self.seed}")
+        return "--".join(re.sub(r"[^\w.+-]", "_", word) for word in words)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every attack x stack of defenses x seed of a case, and the controls beside them.
+
+    Attributes:
+        case: The federated setting.
+        attacks: Attacks by the name of their settings, the blind ones included.
+        stacks: Stacks of defenses by name, innermost first; ``none`` is empty.
+        metrics: Scores that describe each claim.
+        options: How the audit is run and judged.
+    """
+
+    case: Case
+    attacks: Mapping[str, Attack]
+    stacks: Mapping[str, tuple[Defense, ...]]
+    metrics: tuple[Metric, ...]
+    options: Options = Options()
+
+    @property
+    def tested(self) -> tuple[str, ...]:
+        """Names of the attacks that are not controls."""
+        return tuple(name for name, attack in self.attacks.items() if not attack.blind)
+
+    @property
+    def level(self) -> float:
+        """A finding is a leak if its p-value is at most this: alpha over all of them."""
+        tests = len(self.tested) * len(self.stacks) * len(self.options.seed_numbers)
+        return self.options.alpha / max(1, tests)
+
+    def attempts(self) -> Iterator[Attempt]:
+        """Yield every attempt; controls come before what they control."""
+        first = self.options.seed_numbers[0]
+        for name in self.tested:
+            yield Attempt(name, UNDEFENDED, first, Role.SOLVABLE)
+        for seed in self.options.seed_numbers:
+            for name, attack in self.attacks.items():
+                if attack.blind:
+                    yield Attempt(name, UNDEFENDED, seed, Role.BLIND)
+            for stack in self.stacks:
+                for name in self.tested:
+                    yield Attempt(name, stack, seed, Role.ATTACK)

@@ -1,0 +1,193 @@
+"""Finding what is installed: the plugin manager, and look-ups by name."""
+
+import functools
+import importlib
+import os
+import warnings
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+from typing import NamedTuple, TypeVar
+
+import pluggy
+
+from medbreach import hookspecs
+from medbreach.components import Attack, Component, Dataset, Defense, Metric, Model, Server
+from medbreach.errors import ConfigError, PluginError
+from medbreach.settings import nearest
+
+BUILTIN = (
+    "medbreach.attacks",
+    "medbreach.datasets",
+    "medbreach.metrics",
+    "medbreach.models",
+    "medbreach.servers",
+)
+GROUP = "medbreach"
+
+C = TypeVar("C", bound=Component)
+
+
+class PluginWarning(UserWarning):
+    """A plugin is left out because it cannot be loaded."""
+
+
+class Plugin(NamedTuple):
+    """An installed plugin.
+
+    Attributes:
+        name: Name of its entry point.
+        distribution: Name and version of the distribution that it comes in.
+        state: ``"loaded"``, ``"blocked"``, or why it could not be loaded.
+    """
+
+    name: str
+    distribution: str
+    state: str
+
+
+def new_manager(*, third_party: bool = True) -> pluggy.PluginManager:
+    """Return a manager that knows the built-in plugins and, unless told not to, installed ones.
+
+    ``MEDBREACH_BLOCK=name,...`` leaves plugins out by the names of their entry points. A plugin
+    that raises while it is imported is left out with a `PluginWarning`; the others go on.
+
+    Raises:
+        PluginError: A plugin implements a hook that does not exist, or with the wrong arguments.
+    """
+    manager = pluggy.PluginManager(GROUP)
+    manager.add_hookspecs(hookspecs)
+    for module in BUILTIN:
+        manager.register(importlib.import_module(module), module)
+    for name in blocked():
+        manager.set_blocked(name)
+    for entry in entry_points() if third_party else ():
+        if entry.name in blocked():
+            continue
+        problem = _register(manager, entry)
+        if problem:
+            warnings.warn(
+                f"plugin {entry.name} is left out: {problem}", PluginWarning, stacklevel=2
+            )
+    try:
+        manager.check_pending()
+    except pluggy.PluginValidationError as error:
+        raise PluginError(str(error)) from error
+    return manager
+
+
+@functools.cache
+def manager() -> pluggy.PluginManager:
+    """Return the process's plugin manager, loaded on first use."""
+    return new_manager()
+
+
+def blocked() -> frozenset[str]:
+    """Return the names of plugins that the environment switches off."""
+    return frozenset(filter(None, os.environ.get("MEDBREACH_BLOCK", "").split(",")))
+
+
+def entry_points() -> list[metadata.EntryPoint]:
+    """Return the entry points of installed plugins, in order of name, nothing imported."""
+    return sorted(metadata.entry_points(group=GROUP), key=lambda entry: entry.name)
+
+
+def installed() -> list[Plugin]:
+    """Return every installed third-party plugin, loaded or not."""
+    rows = []
+    for entry in entry_points():
+        dist = entry.dist
+        origin = f"{dist.name} {dist.version}" if dist else "unknown"
+        state = "blocked" if entry.name in blocked() else ""
+        if not state:
+            state = "loaded" if manager().has_plugin(entry.name) else _import_problem(entry)
+        rows.append(Plugin(entry.name, origin, state))
+    return rows
+
+
+def attacks() -> dict[str, type[Attack]]:
+    """Return every attack by name."""
+    return by_name(manager().hook.medbreach_attacks(), Attack)
+
+
+def servers() -> dict[str, type[Server]]:
+    """Return every server by name."""
+    return by_name(manager().hook.medbreach_servers(), Server)
+
+
+def defenses() -> dict[str, type[Defense]]:
+    """Return every defense by name."""
+    return by_name(manager().hook.medbreach_defenses(), Defense)
+
+
+def metrics() -> dict[str, type[Metric]]:
+    """Return every metric by name."""
+    return by_name(manager().hook.medbreach_metrics(), Metric)
+
+
+def datasets() -> dict[str, type[Dataset]]:
+    """Return every data set by name."""
+    return by_name(manager().hook.medbreach_datasets(), Dataset)
+
+
+def models() -> dict[str, type[Model]]:
+    """Return every model by name."""
+    return by_name(manager().hook.medbreach_models(), Model)
+
+
+def by_name(offers: Iterable[Iterable[type[C]]], kind: type[C]) -> dict[str, type[C]]:
+    """Return the offered components by name, in order of name.
+
+    Raises:
+        PluginError: Two components have the same name, or one is no component of this kind.
+    """
+    found: dict[str, type[C]] = {}
+    for component in (component for offer in offers for component in offer):
+        if not (isinstance(component, type) and issubclass(component, kind)):
+            raise PluginError(f"{component!r} was offered as {kind.__name__}, which it is not")
+        other = found.setdefault(component.name, component)
+        if other is not component:
+            raise PluginError(
+                f"{component.__module__} and {other.__module__} both offer {component.name!r}: "
+                "rename one, or leave one out with MEDBREACH_BLOCK"
+            )
+    return dict(sorted(found.items(), key=lambda item: item[0].lower()))
+
+
+def pick(kinds: Mapping[str, type[C]], name: str, what: str) -> type[C]:
+    """Return one component's class; a name in other letter case will do.
+
+    Raises:
+        ConfigError: There is none of that name.
+    """
+    by_lower = {known.lower(): known for known in kinds}
+    if name not in kinds and name.lower() in by_lower:
+        name = by_lower[name.lower()]
+    if name not in kinds:
+        raise ConfigError(f"there is no {what} named {name!r}; {nearest(name, kinds)}")
+    return kinds[name]
+
+
+def _register(manager: pluggy.PluginManager, entry: metadata.EntryPoint) -> str:
+    """Register a plugin; return why it cannot be, or ``""``.
+
+    Raises:
+        PluginError: It implements a hook with the wrong arguments.
+    """
+    problem = _import_problem(entry)
+    if problem:
+        return problem
+    try:
+        manager.register(entry.load(), entry.name)
+    except pluggy.PluginValidationError as error:
+        raise PluginError(" ".join(str(error).split())) from error
+    except ValueError as error:  # the same module under two names
+        return str(error)
+    return ""
+
+
+def _import_problem(entry: metadata.EntryPoint) -> str:
+    try:
+        entry.load()
+    except Exception as error:  # noqa: BLE001 - whatever a stranger's module raises
+        return f"{type(error).__name__} while importing {entry.module}: {error}"
+    return ""

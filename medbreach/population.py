@@ -1,0 +1,298 @@
+"""Who has which images: patients dealt to the public, to clients and to look-alikes.
+
+Half of the patients are the public's (what an attacker may hold of other people), half are the
+federation's, dealt over its clients. The look-alikes of a round are records of federation patients
+that take no part in it: they come from the same population as the truth, and nothing was fitted on
+them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+import torch
+
+from medbreach.collection import Collection
+from medbreach.errors import ConfigError, DataError
+from medbreach.randomness import Seeds
+from medbreach.types import ImageSpec
+
+Patients = dict[str, list[int]]
+
+PUBLIC_BYTES = 256 * 2**20  # of public images kept in memory
+
+
+@dataclass(frozen=True)
+class Federation:
+    """How a data set's patients are dealt over clients.
+
+    Attributes:
+        partition: ``balanced``: each client the same number of patients of each class;
+            ``unique-class``: each client one class; ``random``: at random, sizes equal;
+            ``dirichlet``: class shares drawn from a Dirichlet distribution (non-IID).
+        default_clients: Number of clients that the federation's patients are dealt over.
+        dirichlet_alpha: Concentration for ``dirichlet``; small values give unequal clients.
+        examples_from_split: Split that clients' records come from, where the data set has splits;
+            the public gets the others. Null: no regard to splits.
+        public_share: Share of the patients that is the public's, where splits do not say it.
+        unlabelled_classes: Number of made-up classes where the data set has no labels.
+        normalize: Normalise images to the public images' mean and deviation.
+        mean: Mean of each channel, instead of the public images'.
+        std: Standard deviation of each channel, instead of the public images'.
+    """
+
+    partition: Literal["balanced", "unique-class", "random", "dirichlet"] = "balanced"
+    default_clients: int = 4
+    dirichlet_alpha: float = 0.5
+    examples_from_split: str | None = None
+    public_share: float = 0.5
+    unlabelled_classes: int = 2
+    normalize: bool = True
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.default_clients < 1:
+            raise ValueError(f"default_clients must be at least 1, got {self.default_clients}")
+        if not 0 < self.public_share < 1:
+            raise ValueError(f"public_share must lie between 0 and 1, got {self.public_share}")
+        if self.dirichlet_alpha <= 0:
+            raise ValueError(f"dirichlet_alpha must be positive, got {self.dirichlet_alpha}")
+        if self.unlabelled_classes < 2:
+            raise ValueError(
+                f"unlabelled_classes must be at least 2, got {self.unlabelled_classes}"
+            )
+
+
+class Deal(NamedTuple):
+    """The outcome of dealing a collection.
+
+    Attributes:
+        labels: Class of each entry; None where the data set gives none with certainty.
+        classes: Number of classes.
+        clients: Entries of each client.
+        public: Entries of the public, one of each patient first.
+        outsiders: Federation entries of no client (they have no label), for look-alikes.
+    """
+
+    labels: tuple[int | None, ...]
+    classes: int
+    clients: tuple[tuple[int, ...], ...]
+    public: tuple[int, ...]
+    outsiders: tuple[int, ...]
+
+
+def deal(collection: Collection, federation: Federation, seeds: Seeds) -> Deal:
+    """Deal a collection's patients to the public and over the clients.
+
+    Raises:
+        DataError: There are too few patients.
+        ConfigError: The partition or the split does not fit the data set.
+    """
+    labels, classes = _labels(collection, federation, seeds)
+    insiders, public = _split(collection, federation, seeds)
+    labelled = {
+        patient: [i for i in indices if labels[i] is not None]
+        for patient, indices in insiders.items()
+    }
+    labelled = {patient: indices for patient, indices in labelled.items() if indices}
+    of_class = {patient: labels[indices[0]] or 0 for patient, indices in labelled.items()}
+    owners = _PARTITIONS[federation.partition](of_class, classes, federation, seeds)
+    clients = tuple(tuple(i for patient in owned for i in labelled[patient]) for owned in owners)
+    dealt = {i for client in clients for i in client}
+    rest = tuple(i for i in _patients_in_turn(insiders) if i not in dealt)
+    return Deal(labels, classes, clients, _patients_in_turn(public), rest)
+
+
+def draw_records(owned: Sequence[int], count: int, client: int, seeds: Seeds) -> tuple[int, ...]:
+    """Return the entries that one client trains on in the round.
+
+    Raises:
+        DataError: The client has too few.
+    """
+    if len(owned) < count:
+        raise DataError(
+            f"client {client} has {len(owned)} records but case.user.num_data_points is {count}: "
+            f"lower it, or lower case.data.default_clients"
+        )
+    order = torch.randperm(len(owned), generator=seeds.stream(f"records/{client}"))
+    return tuple(owned[int(i)] for i in order[:count])
+
+
+def draw_decoys(
+    collection: Collection, dealt: Deal, truth: Sequence[int], most: int, seeds: Seeds
+) -> tuple[int, ...]:
+    """Return up to ``most`` look-alikes: federation records of patients outside the truth.
+
+    They share the truth's classes as far as labels are known, so that telling a class apart does
+    not count as telling a record apart; patients take turns.
+
+    Raises:
+        DataError: There is none.
+    """
+    busy = {collection.entries[i].patient for i in truth}
+    pool = [i for client in dealt.clients for i in client] + list(dealt.outsiders)
+    pool = [i for i in pool if collection.entries[i].patient not in busy]
+    wanted = {dealt.labels[i] for i in truth}
+    same = [i for i in pool if dealt.labels[i] in wanted]
+    pool = same if len(_by_patient(collection, same)) >= min(most, 19) else pool
+    if not pool:
+        raise DataError(
+            "no look-alikes are left: every patient of the federation takes part in the round; "
+            "lower case.user.num_data_points or give more images"
+        )
+    order = torch.randperm(len(pool), generator=seeds.stream("decoys"))
+    shuffled = _by_patient(collection, [pool[int(i)] for i in order])
+    return _patients_in_turn(shuffled)[:most]
+
+
+def limit_public(public: Sequence[int], spec: ImageSpec, most: int) -> tuple[int, ...]:
+    """Return as many public entries as are asked for and fit in memory, at least two."""
+    size = 4 * spec.channels
+    for side in spec.space:
+        size *= side
+    return tuple(public[: max(2, min(most, PUBLIC_BYTES // size))])
+
+
+def with_normalisation(spec: ImageSpec, public: torch.Tensor, federation: Federation) -> ImageSpec:
+    """Return the spec with the mean and deviation that the whole federation uses.
+
+    Raises:
+        ConfigError: The configured ones do not fit the images' channels.
+    """
+    if not federation.normalize:
+        return spec
+    flat = public.transpose(0, 1).flatten(1).double()
+    mean = federation.mean or tuple(flat.mean(1).tolist())
+    std = federation.std or tuple(flat.std(1).clamp_min(1e-6 * spec.range).tolist())
+    if not len(mean) == len(std) == spec.channels:
+        raise ConfigError(
+            f"case.data.mean and std need {spec.channels} values, as the images have "
+            f"{spec.channels} channels"
+        )
+    if min(std) <= 0:
+        raise ConfigError(f"case.data.std must be positive, got {list(std)}")
+    return replace(spec, mean=mean, std=std)
+
+
+def _labels(
+    collection: Collection, federation: Federation, seeds: Seeds
+) -> tuple[tuple[int | None, ...], int]:
+    if collection.classes is not None:
+        return tuple(e.label for e in collection.entries), len(collection.classes)
+    classes = federation.unlabelled_classes
+    made_up = torch.randint(classes, (len(collection.entries),), generator=seeds.stream("labels"))
+    return tuple(made_up.tolist()), classes
+
+
+def _by_patient(collection: Collection, indices: Sequence[int]) -> Patients:
+    patients: Patients = {}
+    for i in indices:
+        patients.setdefault(collection.entries[i].patient, []).append(i)
+    return patients
+
+
+def _patients_in_turn(patients: Patients) -> tuple[int, ...]:
+    """Return all entries, first one of each patient, then the second of each, and so on."""
+    deepest = max(map(len, patients.values()), default=0)
+    return tuple(
+        indices[turn]
+        for turn in range(deepest)
+        for indices in patients.values()
+        if turn < len(indices)
+    )
+
+
+def _split(
+    collection: Collection, federation: Federation, seeds: Seeds
+) -> tuple[Patients, Patients]:
+    """Return the federation's patients and the public's, each in random order."""
+    order = torch.randperm(len(collection.entries), generator=seeds.stream("split"))
+    patients = _by_patient(collection, order.tolist())
+    if len(patients) < 4:
+        raise DataError(
+            f"the data set has {len(patients)} patients; an audit needs at least 4, for records, "
+            "look-alikes and public images of different people"
+        )
+    wanted = federation.examples_from_split
+    splits = sorted({e.split for e in collection.entries} - {""})
+    if wanted is not None and wanted not in splits:
+        there = f"there are {', '.join(splits)}" if splits else "the data set has no splits"
+        raise ConfigError(f"case.data.examples_from_split is {wanted!r}, but {there}")
+    if wanted is not None and len(splits) > 1:
+        inside = {e.patient for e in collection.entries if e.split == wanted}
+        own = {
+            p: [i for i in indices if collection.entries[i].split == wanted]
+            for p, indices in patients.items()
+            if p in inside
+        }
+        return own, {p: indices for p, indices in patients.items() if p not in inside}
+    names = list(patients)
+    cut = max(2, min(len(names) - 2, round(len(names) * federation.public_share)))
+    return {p: patients[p] for p in names[cut:]}, {p: patients[p] for p in names[:cut]}
+
+
+def _shuffled_by_class(of_class: dict[str, int], classes: int, seeds: Seeds) -> list[list[str]]:
+    names = list(of_class)
+    order = torch.randperm(len(names), generator=seeds.stream("partition"))
+    shuffled = [names[int(i)] for i in order]
+    return [[p for p in shuffled if of_class[p] == c] for c in range(classes)]
+
+
+def _balanced(
+    of_class: dict[str, int], classes: int, federation: Federation, seeds: Seeds
+) -> list[list[str]]:
+    clients: list[list[str]] = [[] for _ in range(federation.default_clients)]
+    for members in _shuffled_by_class(of_class, classes, seeds):
+        each = len(members) // len(clients)
+        for k, client in enumerate(clients):
+            client += members[k * each : (k + 1) * each]
+    if any(not client for client in clients):
+        raise DataError(
+            f"{len(of_class)} patients in {classes} classes are too few for a balanced split over "
+            f"{len(clients)} clients: lower case.data.default_clients or use "
+            "case.data.partition=random"
+        )
+    return clients
+
+
+def _unique_class(
+    of_class: dict[str, int], classes: int, federation: Federation, seeds: Seeds
+) -> list[list[str]]:
+    if federation.default_clients > classes:
+        raise ConfigError(
+            f"case.data.partition=unique-class has one client a class: set "
+            f"case.data.default_clients to at most {classes}, not {federation.default_clients}"
+        )
+    return _shuffled_by_class(of_class, classes, seeds)[: federation.default_clients]
+
+
+def _random(
+    of_class: dict[str, int], classes: int, federation: Federation, seeds: Seeds
+) -> list[list[str]]:
+    del classes
+    names = list(of_class)
+    order = [names[int(i)] for i in torch.randperm(len(names), generator=seeds.stream("partition"))]
+    return [order[k :: federation.default_clients] for k in range(federation.default_clients)]
+
+
+def _dirichlet(
+    of_class: dict[str, int], classes: int, federation: Federation, seeds: Seeds
+) -> list[list[str]]:
+    clients: list[list[str]] = [[] for _ in range(federation.default_clients)]
+    rng = seeds.stream("dirichlet")
+    alpha = torch.full((len(clients),), federation.dirichlet_alpha, dtype=torch.float64)
+    for members in _shuffled_by_class(of_class, classes, seeds):
+        gammas = torch._standard_gamma(alpha, generator=rng).clamp_min(1e-300)
+        cuts = ((gammas / gammas.sum()).cumsum(0) * len(members)).round().int().tolist()
+        for client, start, stop in zip(clients, [0, *cuts[:-1]], cuts, strict=True):
+            client += members[start:stop]
+    return clients
+
+
+_PARTITIONS = {
+    "balanced": _balanced,
+    "unique-class": _unique_class,
+    "random": _random,
+    "dirichlet": _dirichlet,
+}

@@ -1,0 +1,67 @@
+"""Run record to report: html, json, text, junit. Each is a pure function of the record."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from medbreach.errors import ConfigError, RecordError
+from medbreach.record import RunRecord
+from medbreach.report.html import render_html
+from medbreach.report.junit import render_junit
+from medbreach.report.machine import render_json
+from medbreach.report.plain import render_text
+from medbreach.settings import nearest
+
+Renderer = Callable[[RunRecord, bool], str]
+
+FILES: Final = {
+    "html": "report.html",
+    "json": "report.json",
+    "text": "report.txt",
+    "junit": "report.xml",
+}
+_RENDERERS: dict[str, Renderer] = {
+    "html": render_html,
+    "json": render_json,
+    "text": render_text,
+    "junit": render_junit,
+}
+
+
+def render(record: RunRecord, form: str, *, redact: bool = False) -> str:
+    """Return a run's report.
+
+    Args:
+        record: The run.
+        form: ``html``, ``json``, ``text`` or ``junit``.
+        redact: Leave every image out.
+
+    Raises:
+        ConfigError: There is no such format.
+        RecordError: The record is damaged.
+    """
+    if form not in _RENDERERS:
+        raise ConfigError(f"there is no report format {form!r}; {nearest(form, _RENDERERS)}")
+    return _RENDERERS[form](record, redact)
+
+
+def write(text: str, form: str, folder: Path) -> Path:
+    """Write a report; return its file.
+
+    Raises:
+        RecordError: It cannot be written.
+    """
+    file = folder / FILES[form]
+    partial = file.with_name(f".{file.name}.partial")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text)
+        partial.replace(file)
+    except OSError as error:
+        raise RecordError(f"{file} cannot be written: {error.strerror or error}") from error
+    return file
+
+
+def write_reports(record: RunRecord) -> tuple[Path, ...]:
+    """Write the reports that every finished run has: the page and its numbers."""
+    return tuple(write(render(record, form), form, record.folder) for form in ("html", "json"))

@@ -1,0 +1,189 @@
+"""The server that plants a layer which records imprint themselves on."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from medbreach.components import Planted, Server
+from medbreach.errors import NotApplicable
+from medbreach.randomness import lend_global
+from medbreach.types import ImageSpec
+
+SETTINGS_OF = {
+    "ImprintBlock": ("connection", "gain", "linfunc", "mode"),
+    "SparseImprintBlock": ("connection", "gain", "linfunc", "mode"),
+    "OneShotBlock": ("connection", "gain", "linfunc", "mode", "target_val"),
+    "CuriousAbandonHonesty": ("connection", "mu", "sigma", "scale_factor"),
+}
+
+
+class ImprintSecret(NamedTuple):
+    """What the server remembers of a planted layer.
+
+    Attributes:
+        weight: Name of the layer's weight parameter.
+        bias: Name of its bias parameter.
+        structure: ``cumulative``: each row sees the records of the rows before it too; ``sparse``:
+            each row sees its own.
+    """
+
+    weight: str
+    bias: str
+    structure: str
+
+
+@dataclass(frozen=True)
+class Modification:
+    """The planted block, in breaching's keys. A key counts for the types that have it.
+
+    Attributes:
+        type: Name of the block.
+        num_bins: Number of rows.
+        connection: How the block leads back to the image: ``linear`` or ``addition``.
+        gain: Factor of the rows.
+        linfunc: The measurement: ``avg``, ``fourier``, ``randn`` or ``rand``.
+        mode: Frequency of the ``fourier`` measurement.
+        target_val: Measurement of the record that a ``OneShotBlock`` is after.
+        mu: Bias of ``CuriousAbandonHonesty``'s rows.
+        sigma: Deviation of their weights.
+        scale_factor: Ratio of their positive to their negative weights.
+        calibrate: Put an ``ImprintBlock``'s bins at the quantiles of public images, where
+            breaching assumes a distribution.
+        position: Module to plant before, which must take images of the data's shape; null: before
+            the network.
+        handle_preceding_layers: Not used: nothing but the image's own shape may precede the block.
+    """
+
+    type: Literal["ImprintBlock", "SparseImprintBlock", "OneShotBlock", "CuriousAbandonHonesty"] = (
+        "ImprintBlock"
+    )
+    num_bins: int = 64
+    connection: Literal["linear", "addition"] = "linear"
+    gain: float = 1.0
+    linfunc: Literal["avg", "fourier", "randn", "rand"] = "fourier"
+    mode: int = 32
+    target_val: float = 0.0
+    mu: float = 0.0
+    sigma: float = 0.5
+    scale_factor: float = 0.95
+    calibrate: bool = False
+    position: str | None = None
+    handle_preceding_layers: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_bins < 2:
+            raise ValueError(f"num_bins must be at least 2, got {self.num_bins}")
+
+
+@dataclass(frozen=True)
+class MaliciousModelServer(Server):
+    """Plant a wide linear layer whose rows each let few records through.
+
+    Attributes:
+        model_modification: The planted block.
+        model_gain: Factor of the network's throughput; 1 leaves it alone.
+        normalize_rounds: Rounds of normalising the throughput; 0 leaves it alone.
+    """
+
+    name: ClassVar[str] = "malicious_model"
+    source: ClassVar[str] = "Fowl et al. 2022, arXiv:2110.13057"
+    differs: ClassVar[str] = (
+        "The block is planted before the whole network (or a named module), so it works for any "
+        "network in 2D and 3D; its bins can be calibrated on public images."
+    )
+    malicious: ClassVar[bool] = True
+
+    model_modification: Modification = field(default_factory=Modification)
+    model_gain: float = 1.0
+    normalize_rounds: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.model_gain != 1 or self.normalize_rounds != 0:
+            raise ValueError("model_gain and normalize_rounds other than 1 and 0 are not supported")
+
+    def plant(
+        self,
+        model: nn.Module,
+        spec: ImageSpec,
+        public: Float[Tensor, "public channels *space"],
+        rng: torch.Generator,
+    ) -> Planted:
+        """Return the network with the block in it, and where its rows are.
+
+        Raises:
+            NotApplicable: The named module is not there, or there are too few public images.
+        """
+        from medbreach.breaching_bridge.blocks import imprint_block
+
+        chosen = self.model_modification
+        if chosen.position is not None:
+            _check_place(model, spec, chosen.position)
+        settings = {k: getattr(chosen, k) for k in SETTINGS_OF[chosen.type]}
+        with lend_global(rng):
+            block = imprint_block(chosen.type, spec.shape, chosen.num_bins, settings)
+        if chosen.calibrate and chosen.type == "ImprintBlock":
+            calibrate(block, spec.normalise(public))
+        if chosen.position is None:
+            model = nn.Sequential(block, model)
+        else:
+            model.set_submodule(
+                chosen.position, nn.Sequential(block, model.get_submodule(chosen.position))
+            )
+        prefix = next(name for name, m in model.named_modules() if m is block)
+        return Planted(
+            model,
+            ImprintSecret(f"{prefix}.linear0.weight", f"{prefix}.linear0.bias", block.structure),
+        )
+
+
+@torch.no_grad()
+def calibrate(block: Any, public: Float[Tensor, "public channels *space"]) -> None:
+    """Move an imprint block's bins to the quantiles of public images; the lowest bin is open.
+
+    Args:
+        block: The block; changed in place.
+        public: Normalised public images.
+
+    Raises:
+        NotApplicable: There are fewer public images than two bins need.
+    """
+    if len(public) < 2:
+        raise NotApplicable(
+            "calibrating the imprint needs public images: set case.server.has_external_data=true, "
+            "or case.server.model_modification.calibrate=false"
+        )
+    measured = public.flatten(1) @ block.linear0.weight[0]
+    rows = len(block.linear0.bias)
+    edges = torch.quantile(measured.double(), torch.arange(1, rows).double() / rows)
+    spread = float(measured.max() - measured.min())
+    lowest = edges[:1] - max(spread, 1e-6) * 10
+    bins = torch.cat([lowest, edges]).to(measured)
+    block.linear0.bias.copy_(-bins)
+    if hasattr(block, "linear2"):
+        block.linear2.bias.zero_()
+
+
+def _check_place(model: nn.Module, spec: ImageSpec, position: str) -> None:
+    """Check that a module takes what the network takes.
+
+    Raises:
+        NotApplicable: It does not, or is not there, or is not run.
+    """
+    modules = dict(model.named_modules())
+    if position not in modules:
+        raise NotApplicable(f"the network has no module {position!r} to plant before")
+    seen: list[tuple[int, ...]] = []
+    handle = modules[position].register_forward_pre_hook(
+        lambda _, inputs: seen.append(tuple(inputs[0].shape[1:]))
+    )
+    with torch.no_grad():
+        model.eval()(torch.zeros(1, *spec.shape))
+    handle.remove()
+    if spec.shape not in seen:
+        raise NotApplicable(
+            f"the module {position!r} does not take the image, so nothing is planted"
+        )

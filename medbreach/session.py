@@ -1,0 +1,242 @@
+"""From settings to a run that is going on: what the program and scripts share."""
+
+import contextlib
+import dataclasses
+import datetime
+import platform
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medbreach import plugins
+from medbreach.assembly import assemble
+from medbreach.audit import audit, check
+from medbreach.case import Sample
+from medbreach.collection import Collection
+from medbreach.errors import ContractError, ModelError, NotApplicable, RecordError
+from medbreach.models.user_network import UserNetwork
+from medbreach.plan import Attempt, Plan
+from medbreach.progress import FileWatch, Watch
+from medbreach.record import RunRecord
+from medbreach.settings import plain
+from medbreach.types import Finding
+
+PACKAGES = (
+    "medbreach breaching torch torchvision monai medmnist pluggy hydra-core numpy scipy nibabel "
+    "pydicom scikit-image"
+).split()
+
+Settings = Mapping[str, Any]
+
+
+class Follower:
+    """Somebody who hears how a run goes on. This one takes no interest."""
+
+    def begins(self, attempt: Attempt) -> None:
+        """Hear that an attempt begins."""
+
+    def steps(self, done: int, total: int) -> None:
+        """Hear how far the attempt is."""
+
+    def ends(self, finding: Finding) -> None:
+        """Hear what the attempt showed."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """An audit that is ready to run.
+
+    Attributes:
+        plan: What it will do.
+        collection: The case's images.
+        sample: The first seed's images.
+        device: Where it computes.
+    """
+
+    plan: Plan
+    collection: Collection
+    sample: Sample
+    device: torch.device
+
+
+def prepare(
+    settings: Settings, device: torch.device, user_network: UserNetwork | None = None
+) -> Session:
+    """Build everything that settings describe and check it against the input.
+
+    Raises:
+        InputError: Something does not fit; nothing has been written.
+    """
+    plan = assemble(settings, user_network)
+    collection = plan.case.dataset.open()
+    if user_network is not None:
+        plan, collection = _with_the_channels_of(user_network, plan, collection)
+    try:
+        sample = check(plan, collection)
+    except NotApplicable as error:
+        raise ModelError(str(error)) from error
+    except ContractError as error:
+        raise ModelError(str(error)) from error
+    return Session(plan, collection, sample, device)
+
+
+def header(
+    session: Session,
+    settings: Settings,
+    overrides: Sequence[str] = (),
+    user_network: UserNetwork | None = None,
+) -> dict[str, Any]:
+    """Return what the run record keeps of a session, as plain values."""
+    plan, dataset = session.plan, session.plan.case.dataset
+    return {
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "overrides": list(overrides),
+        "settings": plain(settings),
+        "resolved": _resolved(plan),
+        "attempts": [a.id for a in plan.attempts()],
+        "user_network": None
+        if user_network is None
+        else {
+            "file": user_network.path.name,
+            "factory": user_network.factory,
+            "sha256": user_network.digest,
+        },
+        "images": {
+            "source": dataset.source,
+            "licence": dataset.licence,
+            "note": session.collection.note,
+            "labelled": session.collection.classes is not None,
+            "entries": len(session.collection.entries),
+            "patients": len({e.patient for e in session.collection.entries}),
+            "spec": plain(session.sample.spec),
+            "public": len(session.sample.public),
+            "decoys": len(session.sample.decoys),
+        },
+        "device": str(session.device),
+        "software": software(),
+    }
+
+
+def software() -> dict[str, Any]:
+    """Return versions of what computes, and the git revision if medbreach is a checkout."""
+    versions = {}
+    for package in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(terse=True),
+        "packages": versions,
+        "plugins": [list(row) for row in plugins.installed()],
+        "revision": _revision(),
+    }
+
+
+def carry_out(
+    session: Session,
+    record: RunRecord,
+    follower: Follower | None = None,
+) -> Iterator[Finding]:
+    """Run every attempt that the record lacks; record each and pass it on.
+
+    Raises:
+        RecordError: The record cannot be written, or belongs to another plan.
+    """
+    follower = follower or Follower()
+    wanted = record.header().get("attempts")
+    if wanted != [a.id for a in session.plan.attempts()]:
+        raise RecordError(
+            f"{record.folder} was planned by another version of medbreach or its plugins"
+        )
+    hook = plugins.manager().hook
+    seconds = session.plan.options.checkpoint_seconds
+    with record.writing():
+        outcomes = audit(
+            session.plan,
+            session.collection,
+            session.device,
+            record.findings(),
+            _watcher(record, follower, seconds),
+        )
+        for outcome in outcomes:
+            record.append(outcome)
+            follower.ends(outcome.finding)
+            hook.medbreach_finding(finding=outcome.finding)
+            yield outcome.finding
+
+
+def _watcher(
+    record: RunRecord, follower: Follower, seconds: float
+) -> Callable[[Attempt], contextlib.AbstractContextManager[Watch]]:
+    @contextlib.contextmanager
+    def watch_for(attempt: Attempt) -> Iterator[Watch]:
+        follower.begins(attempt)
+        yield FileWatch(follower.steps, record.checkpoint_file(attempt.id), seconds)
+
+    return watch_for
+
+
+def _with_the_channels_of(
+    network: UserNetwork, plan: Plan, collection: Collection
+) -> tuple[Plan, Collection]:
+    """Read the images with as many channels as the user's network takes, where that is left open.
+
+    A network whose function asks for the channels is given the images' own.
+    """
+    dataset: Any = plan.case.dataset
+    if getattr(dataset, "channels", 0) is not None:
+        return plan, collection
+    classes = len(collection.classes or ()) or plan.case.federation.unlabelled_classes
+    wanted = network.wanted_channels(collection.spec, classes)
+    if wanted not in (1, 3) or wanted == collection.spec.channels:
+        return plan, collection
+    fitted = dataclasses.replace(dataset, channels=wanted)
+    case = dataclasses.replace(plan.case, dataset=fitted)
+    return dataclasses.replace(plan, case=case), fitted.open()
+
+
+def _resolved(plan: Plan) -> dict[str, Any]:
+    """Return every setting of a plan's components, defaults included."""
+    case = plan.case
+    return {
+        "case": {
+            "name": case.name,
+            "data": {"name": case.dataset.name, **plain(case.dataset), **plain(case.federation)},
+            "model": {"name": case.model.name, **plain(case.model)},
+            "server": {"name": case.server.name, **plain(case.server)},
+            "user": plain(case.user),
+            "weights": case.weights,
+            "dtype": str(case.dtype).removeprefix("torch."),
+        },
+        "attacks": {n: {"attack_type": a.name, **plain(a)} for n, a in plan.attacks.items()},
+        "stacks": {
+            n: [{"name": d.name, **plain(d)} for d in stack] for n, stack in plan.stacks.items()
+        },
+        "audit": plain(plan.options),
+    }
+
+
+def _revision() -> str | None:
+    """Return the commit of medbreach's checkout, with a + if files differ; None elsewhere."""
+    folder = Path(__file__).parent.parent
+    if not (folder / ".git").exists():
+        return None
+    try:
+        commit, changed = (
+            subprocess.run(
+                ["git", "-C", str(folder), *arguments],
+                capture_output=True,
+                text=True,
+                timeout=10,
+                check=True,
+            ).stdout.strip()
+            for arguments in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit + ("+" if changed else "")

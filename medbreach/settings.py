@@ -1,0 +1,179 @@
+"""Plain data to frozen dataclasses and back, with errors that name the key.
+
+A component's fields are its settings. Nothing here knows where the data come from.
+"""
+
+import dataclasses
+import difflib
+import inspect
+import re
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from beartype import BeartypeConf
+from beartype.door import is_bearable
+
+from medbreach.errors import ConfigError
+
+T = TypeVar("T")
+
+_WHOLE_NUMBERS_ARE_REAL = BeartypeConf(is_pep484_tower=True)
+
+
+class Setting(NamedTuple):
+    """One field of a component, for help and reference.
+
+    Attributes:
+        key: Dotted name of the field.
+        type: Its type, as it is written.
+        default: Its default value; `dataclasses.MISSING` if it has none.
+        doc: What its class says about it.
+    """
+
+    key: str
+    type: str
+    default: Any
+    doc: str
+
+
+def build(kind: type[T], settings: Mapping[str, Any] | None, where: str) -> T:
+    """Return a dataclass made from plain settings.
+
+    Args:
+        kind: The dataclass.
+        settings: Its fields by name; nested dataclasses as mappings, tuples as lists.
+        where: Dotted path of the settings, for errors.
+
+    Raises:
+        ConfigError: A key is unknown or missing, or a value has the wrong type or is refused.
+    """
+    hints = typing.get_type_hints(kind)
+    known = {f.name: f for f in dataclasses.fields(kind) if f.init}  # type: ignore[arg-type]
+    settings = dict(settings or {})
+    for key in settings:
+        if key not in known:
+            raise ConfigError(f"{where} has no key {key!r}; {nearest(key, known)}")
+    for name, spec in known.items():
+        unset = spec.default is spec.default_factory is dataclasses.MISSING
+        if unset and name not in settings:
+            raise ConfigError(f"{where}.{name} is not set: give it a value of type {spec.type}")
+    values = {k: _convert(v, hints[k], f"{where}.{k}") for k, v in settings.items()}
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return a clause that names the known words nearest to a wrong one.
+
+    >>> nearest("sede", ["seed", "seeds", "case"])
+    'did you mean seed or seeds?'
+    >>> nearest("x", ["seed", "case"])
+    'there are case, seed'
+    """
+    words = sorted(map(str, known), key=str.lower)
+    by_lower = {w.lower(): w for w in words}
+    close = difflib.get_close_matches(str(word).lower(), by_lower, n=3, cutoff=0.6)
+    if close:
+        return f"did you mean {' or '.join(by_lower[c] for c in close)}?"
+    return f"there are {', '.join(words)}" if words else "there are none"
+
+
+def describe(kind: type, prefix: str = "") -> list[Setting]:
+    """Return every setting of a dataclass, nested ones with dotted keys, in order."""
+    hints = typing.get_type_hints(kind)
+    docs = attribute_docs(kind)
+    rows = []
+    for spec in dataclasses.fields(kind):
+        if not spec.init:
+            continue
+        default = spec.default
+        if spec.default_factory is not dataclasses.MISSING:
+            default = spec.default_factory()
+        hint = hints[spec.name]
+        key = prefix + spec.name
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+            rows += describe(hint, f"{key}.")
+        else:
+            rows.append(Setting(key, type_name(hint), default, docs.get(spec.name, "")))
+    return rows
+
+
+def attribute_docs(kind: type) -> dict[str, str]:
+    """Return what the ``Attributes:`` sections of a class and its bases say, by attribute."""
+    found: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        section = re.search(r"^Attributes:\n(.*?)(?=^\S|\Z)", _own_doc(base), re.M | re.S)
+        entries = re.findall(
+            r"^ {4}(\w+):\s*(.*?)(?=^ {4}\w+:|\Z)", section.group(1) if section else "", re.M | re.S
+        )
+        found |= {name: " ".join(text.split()) for name, text in entries}
+    return found
+
+
+def type_name(hint: Any) -> str:
+    """Return a type as its author wrote it, without module names.
+
+    >>> type_name(tuple[int, ...] | None)
+    'tuple[int, ...] | None'
+    """
+    if isinstance(hint, type) and not typing.get_args(hint):
+        return hint.__name__
+    return re.sub(r"\b(?:[a-z_]+\.)+", "", str(hint)).replace("NoneType", "None")
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON and YAML can hold it: dataclasses as dicts, tuples as lists."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(v) for v in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _own_doc(kind: type) -> str:
+    return inspect.cleandoc(kind.__dict__.get("__doc__") or "")
+
+
+def _convert(value: Any, hint: Any, where: str) -> Any:
+    """Return a plain value as its field wants it.
+
+    Raises:
+        ConfigError: It has the wrong type.
+    """
+    nested = _dataclass_in(hint)
+    if nested is not None and isinstance(value, Mapping):
+        return build(nested, value, where)
+    if isinstance(value, list):
+        value = _tuples(value)
+    if isinstance(value, str) and _accepts_path(hint):
+        value = Path(value).expanduser()
+    if isinstance(value, bool) and not is_bearable(value, hint):
+        raise ConfigError(f"{where} must be {type_name(hint)}, got {value!r}")
+    if not is_bearable(value, hint, conf=_WHOLE_NUMBERS_ARE_REAL):
+        shown = list(value) if isinstance(value, tuple) else value
+        raise ConfigError(f"{where} must be {type_name(hint)}, got {shown!r}")
+    return value
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    return typing.get_args(hint) if union else (hint,)
+
+
+def _dataclass_in(hint: Any) -> type | None:
+    return next((h for h in _options(hint) if dataclasses.is_dataclass(h)), None)  # type: ignore[misc]
+
+
+def _accepts_path(hint: Any) -> bool:
+    return Path in _options(hint)
