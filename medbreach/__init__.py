@@ -71,7 +71,7 @@ _HOMES = {
     "Verdict": "types",
 }
 
-__all__ = list(_HOMES)  # noqa: PLE0604 - the same names as above; a test compares them
+__all__ = list(_HOMES)  # the names above; a test compares them
 
 
 def __getattr__(name: str) -> Any:

@@ -170,7 +170,7 @@ def _attempt(bench: _Bench, attempt: Attempt, earlier: Iterable[Finding]) -> Out
         note = f"its control cannot be set up: {error}"
         blank = replace(blank, verdict=Verdict.NOT_APPLICABLE, note=note)
         return Outcome(attempt, blank, sample, None)
-    except Exception as error:  # noqa: BLE001 - one broken component must not end the audit
+    except Exception as error:  # one broken component must not end the audit
         log.debug("%s failed", attempt.id, exc_info=True)
         note = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         return Outcome(attempt, replace(blank, note=note), sample, None)

@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Iterable, Mapping
 from importlib import metadata
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import pluggy
 
@@ -134,7 +134,7 @@ def models() -> dict[str, type[Model]]:
     return by_name(manager().hook.medbreach_models(), Model)
 
 
-def by_name(offers: Iterable[Iterable[type[C]]], kind: type[C]) -> dict[str, type[C]]:
+def by_name(offers: Iterable[Iterable[Any]], kind: type[C]) -> dict[str, type[C]]:
     """Return the offered components by name, in order of name.
 
     Raises:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 
 from medbreach.collection import Collection
@@ -280,11 +281,10 @@ def _dirichlet(
     of_class: dict[str, int], classes: int, federation: Federation, seeds: Seeds
 ) -> list[list[str]]:
     clients: list[list[str]] = [[] for _ in range(federation.default_clients)]
-    rng = seeds.stream("dirichlet")
-    alpha = torch.full((len(clients),), federation.dirichlet_alpha, dtype=torch.float64)
+    rng = np.random.default_rng(seeds.number("dirichlet"))
+    alpha = np.full(len(clients), federation.dirichlet_alpha)
     for members in _shuffled_by_class(of_class, classes, seeds):
-        gammas = torch._standard_gamma(alpha, generator=rng).clamp_min(1e-300)
-        cuts = ((gammas / gammas.sum()).cumsum(0) * len(members)).round().int().tolist()
+        cuts = (rng.dirichlet(alpha).cumsum() * len(members)).round().astype(int).tolist()
         for client, start, stop in zip(clients, [0, *cuts[:-1]], cuts, strict=True):
             client += members[start:stop]
     return clients

@@ -159,7 +159,14 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
     if not is_bearable(value, hint, conf=_WHOLE_NUMBERS_ARE_REAL):
         shown = list(value) if isinstance(value, tuple) else value
         raise ConfigError(f"{where} must be {type_name(hint)}, got {shown!r}")
-    return value
+    return value if is_bearable(value, hint) else _with_floats(value)
+
+
+def _with_floats(value: Any) -> Any:
+    """Return a value with its whole numbers as floats; only fields of floats still need it."""
+    if isinstance(value, tuple):
+        return tuple(_with_floats(item) for item in value)
+    return float(value) if isinstance(value, int) else value
 
 
 def _tuples(value: Any) -> Any:

@@ -1,5 +1,6 @@
 """Closed forms behind the verdict."""
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -88,7 +89,7 @@ def binomial_tail(count: int, total: int, share: float) -> float:
 
 def _point_masses(records: int, decoys: int) -> list[float]:
     tails = [tail(k, records, decoys) for k in range(records + 1)] + [0.0]
-    return [above - beyond for above, beyond in zip(tails[:-1], tails[1:], strict=True)]
+    return [above - beyond for above, beyond in itertools.pairwise(tails)]
 
 
 def _convolve(a: Sequence[float], b: Sequence[float]) -> list[float]:

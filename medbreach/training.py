@@ -49,7 +49,7 @@ class LocalTrainer:
             step_labels.append(batch.labels.sort().values)
             with torch.no_grad():
                 for name, p in trainable(task.model).items():
-                    p -= recipe.lr * gradient[name]
+                    p.sub_(recipe.lr * gradient[name])
         change = {name: p.detach() - before[name] for name, p in trainable(task.model).items()}
         update = _update(task, change, Change.DIFFERENCE)
         return replace(update, recipe=replace(recipe, labels=tuple(step_labels)))
@@ -92,7 +92,9 @@ def _backward(task: ClientTask, inputs: Tensor, labels: Tensor) -> Gradient:
     outputs = task.model(inputs)
     loss = task.loss(outputs, labels)
     parameters = trainable(task.model)
-    gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+    gradients: tuple[Tensor | None, ...] = torch.autograd.grad(
+        loss, list(parameters.values()), allow_unused=True
+    )
     return {
         name: torch.zeros_like(p) if g is None else g
         for (name, p), g in zip(parameters.items(), gradients, strict=True)

@@ -14,9 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-SCHEMA: Final = (
-    1  # of the run record; raise it when a reader of old records would misread a new one
-)
+SCHEMA: Final = 1
+"""Version of the run record, raised when a reader of old records would misread a new one."""
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 

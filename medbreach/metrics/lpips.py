@@ -52,9 +52,9 @@ class LPIPS(Metric):
         distance = LearnedPerceptualImagePatchSimilarity(net_type=self.backbone, normalize=True)
         shape = (-1, 3, *spec.space)
         a, b = (((x - spec.bounds[0]) / spec.range).expand(shape) for x in (claim, truth))
-        pairs = zip(a.split(1), b.split(1), strict=True)
         with torch.no_grad():
-            return torch.stack([distance(x, y).reshape(()) for x, y in pairs])
+            pairs = zip(a, b, strict=True)
+            return torch.stack([distance(x[None], y[None]).reshape(()) for x, y in pairs])
 
     def missing(self) -> str:
         """Return why the metric cannot run on this machine, or ``""``."""

@@ -1,0 +1,44 @@
+# medbreach: `make help` lists what can be made.
+PYTHON ?= python3
+VENV ?= .venv
+RUN := $(VENV)/bin
+DISTRIBUTIONS := $(dir $(wildcard plugins/*/pyproject.toml tests/plugin/pyproject.toml))
+STAMP := $(VENV)/.complete
+
+.PHONY: help setup demo test test-all check docs bench clean
+
+help:  ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP)  ## Make the environment in .venv, with every plugin of this repository
+
+$(STAMP): pyproject.toml constraints.txt $(DISTRIBUTIONS:%=%pyproject.toml)
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "medbreach needs Python 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+	  --editable '.[dev,docs]' $(DISTRIBUTIONS:%=--editable ./%)
+	touch $@
+
+demo: $(STAMP)  ## Audit four real dermoscopy images: verdict and report
+	$(RUN)/medbreach audit case=dermoscopy_2d attack=[blind_guess,invertinggradients] \
+	  attack.optim.max_iterations=1200 --out runs/demo --overwrite --fail-on never
+
+test: $(STAMP)  ## Run the suite (no GPU, nothing slow)
+	$(RUN)/python -m pytest -m "not slow and not gpu"
+
+test-all: $(STAMP)  ## Run every test, slow ones and, where there is one, those for a GPU
+	$(RUN)/python -m pytest
+
+check: $(STAMP)  ## Check format, style and types
+	$(RUN)/ruff format --check .
+	$(RUN)/ruff check .
+	$(RUN)/mypy
+
+docs: $(STAMP)  ## Build the documentation into site/
+	$(RUN)/mkdocs build --strict
+
+bench: $(STAMP)  ## Print what benchmarks measure
+	for file in benchmarks/*.py; do $(RUN)/python $$file || exit 1; done
+
+clean:  ## Remove the environment and what tools left
+	rm -rf $(VENV) site .mypy_cache .pytest_cache .ruff_cache
