@@ -134,14 +134,15 @@ def models() -> dict[str, type[Model]]:
     return by_name(manager().hook.medbreach_models(), Model)
 
 
-def by_name(offers: Iterable[Iterable[Any]], kind: type[C]) -> dict[str, type[C]]:
+def by_name(offers: Iterable[Iterable[type[C]]], kind: type[C]) -> dict[str, type[C]]:
     """Return the offered components by name, in order of name.
 
     Raises:
         PluginError: Two components have the same name, or one is no component of this kind.
     """
     found: dict[str, type[C]] = {}
-    for component in (component for offer in offers for component in offer):
+    offered: list[Any] = [component for offer in offers for component in offer]
+    for component in offered:
         if not (isinstance(component, type) and issubclass(component, kind)):
             raise PluginError(f"{component!r} was offered as {kind.__name__}, which it is not")
         other = found.setdefault(component.name, component)

@@ -47,7 +47,8 @@ def tail(identified: int, records: int, decoys: int) -> float:
     1.0
     """
     return math.prod(
-        (records - i) / (records + decoys - i) if i < records else 0.0 for i in range(identified)
+        ((records - i) / (records + decoys - i) if i < records else 0.0 for i in range(identified)),
+        start=1.0,
     )
 
 
