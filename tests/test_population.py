@@ -1,0 +1,199 @@
+"""Dealing patients to the public, over clients and to look-alikes."""
+
+from collections import Counter
+
+import pytest
+import torch
+
+from medbreach.collection import Collection, Entry
+from medbreach.errors import ConfigError, DataError
+from medbreach.population import (
+    Federation,
+    deal,
+    draw_decoys,
+    draw_records,
+    limit_public,
+    with_normalisation,
+)
+from medbreach.randomness import Seeds
+from medbreach.types import ImageSpec
+
+
+def cohort(patients=40, each=3, classes=("benign", "malignant"), splits=("",)):
+    """Blank entries: dealing never reads an image."""
+    entries = [
+        Entry(
+            read=lambda: torch.zeros(1, 2, 2),
+            place=f"image {p}.{k}",
+            patient=f"patient {p}",
+            label=p % len(classes) if classes else None,
+            split=splits[p % len(splits)],
+        )
+        for p in range(patients)
+        for k in range(each)
+    ]
+    return Collection(ImageSpec(1, (2, 2)), entries, classes)
+
+
+def patients_of(collection, indices):
+    return {collection.entries[i].patient for i in indices}
+
+
+@pytest.mark.parametrize("partition", ["balanced", "random", "dirichlet", "unique-class"])
+def test_no_patient_is_in_two_places(partition):
+    collection = cohort()
+    clients = 2 if partition == "unique-class" else 4
+    dealt = deal(collection, Federation(partition, clients), Seeds(0))
+    places = [patients_of(collection, part) for part in (*dealt.clients, dealt.public)]
+    everyone = Counter(p for place in places for p in place)
+    assert max(everyone.values()) == 1
+    assert len(places[-1]) == 20
+
+
+def test_balanced_clients_have_as_many_patients_of_each_class():
+    collection = cohort(patients=64)
+    dealt = deal(collection, Federation("balanced", 4), Seeds(1))
+    held = [
+        Counter(int(p.split()[1]) % 2 for p in patients_of(collection, client))
+        for client in dealt.clients
+    ]
+    assert all(h == held[0] for h in held)
+    assert held[0][0] > 0 < held[0][1]
+
+
+def test_unique_class_clients_have_one_class_each():
+    dealt = deal(cohort(), Federation("unique-class", 2), Seeds(0))
+    assert [{dealt.labels[i] for i in client} for client in dealt.clients] == [{0}, {1}]
+
+
+def test_random_clients_differ_by_at_most_one_patient():
+    collection = cohort(patients=43)
+    dealt = deal(collection, Federation("random", 4), Seeds(0))
+    sizes = [len(patients_of(collection, client)) for client in dealt.clients]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_small_concentrations_make_clients_unequal():
+    collection = cohort(patients=400, each=1)
+
+    def spread(alpha):
+        federation = Federation("dirichlet", 4, dirichlet_alpha=alpha)
+        dealt = deal(collection, federation, Seeds(0))
+        return max(map(len, dealt.clients)) - min(map(len, dealt.clients))
+
+    assert spread(0.1) > 3 * spread(100.0)
+
+
+def test_no_record_is_lost_by_a_random_partition():
+    collection = cohort()
+    dealt = deal(collection, Federation("random", 4), Seeds(0))
+    everyone = sorted(i for part in (*dealt.clients, dealt.public) for i in part)
+    assert everyone == list(range(len(collection.entries)))
+
+
+def test_the_seed_decides():
+    collection = cohort()
+    assert deal(collection, Federation(), Seeds(0)) == deal(collection, Federation(), Seeds(0))
+    assert deal(collection, Federation(), Seeds(0)) != deal(collection, Federation(), Seeds(1))
+
+
+def test_uncertain_labels_are_never_trained_on_but_may_look_alike():
+    whole = cohort()
+    entries = [
+        Entry(e.read, e.place, e.patient, None if k % 2 else e.label)
+        for k, e in enumerate(whole.entries)
+    ]
+    collection = Collection(whole.spec, entries, whole.classes)
+    dealt = deal(collection, Federation("random", 2), Seeds(0))
+    assert all(dealt.labels[i] is not None for client in dealt.clients for i in client)
+    assert dealt.outsiders
+    assert all(dealt.labels[i] is None for i in dealt.outsiders)
+
+
+def test_missing_labels_are_made_up_evenly():
+    dealt = deal(cohort(patients=400, classes=None), Federation(unlabelled_classes=4), Seeds(0))
+    counts = Counter(dealt.labels)
+    assert dealt.classes == 4
+    assert set(counts) == {0, 1, 2, 3}
+    assert min(counts.values()) > 200
+
+
+def test_look_alikes_are_of_other_patients_of_the_same_classes():
+    collection = cohort(patients=200, each=2)
+    dealt = deal(collection, Federation(), Seeds(0))
+    truth = [i for i in dealt.clients[0] if dealt.labels[i] == 1][:3]
+    decoys = draw_decoys(collection, dealt, truth, 40, Seeds(0))
+    assert len(decoys) == 40
+    assert not patients_of(collection, decoys) & patients_of(collection, truth)
+    assert not patients_of(collection, decoys) & patients_of(collection, dealt.public)
+    assert {dealt.labels[i] for i in decoys} == {1}
+
+
+def test_look_alikes_are_of_as_many_patients_as_there_are():
+    collection = cohort(patients=40, each=5)
+    dealt = deal(collection, Federation(), Seeds(0))
+    truth = dealt.clients[0][:1]
+    decoys = draw_decoys(collection, dealt, truth, 9, Seeds(0))
+    assert len(patients_of(collection, decoys)) == 9
+
+
+def test_splits_of_the_data_set_are_kept():
+    collection = cohort(splits=("train", "test"))
+    dealt = deal(collection, Federation("random", 2, examples_from_split="train"), Seeds(0))
+    private = {collection.entries[i].split for client in dealt.clients for i in client}
+    assert private == {"train"}
+    assert {collection.entries[i].split for i in dealt.public} == {"test"}
+
+
+@pytest.mark.parametrize(
+    ("federation", "collection", "error", "words"),
+    [
+        (Federation(), cohort(patients=3), DataError, "has 3 patients; an audit needs at least 4"),
+        (Federation("unique-class", 3), cohort(), ConfigError, "at most 2, not 3"),
+        (Federation("balanced", 15), cohort(), DataError, "too few for a balanced split"),
+        (
+            Federation(examples_from_split="val"),
+            cohort(splits=("train", "test")),
+            ConfigError,
+            "'val', but there are test, train",
+        ),
+        (Federation(examples_from_split="val"), cohort(), ConfigError, "has no splits"),
+    ],
+)
+def test_what_does_not_fit_is_said(federation, collection, error, words):
+    with pytest.raises(error, match=words):
+        deal(collection, federation, Seeds(0))
+
+
+def test_too_few_records_are_said_with_the_keys_to_change():
+    with pytest.raises(DataError, match=r"client 2 has 3 records but case\.user\.num_data_points"):
+        draw_records([1, 2, 3], 4, 2, Seeds(0))
+
+
+def test_records_are_drawn_without_repetition():
+    drawn = draw_records(list(range(100)), 50, 0, Seeds(0))
+    assert len(set(drawn)) == 50
+    assert drawn != draw_records(list(range(100)), 50, 1, Seeds(0))
+
+
+def test_no_look_alike_is_an_error():
+    collection = cohort(patients=4, each=1)
+    dealt = deal(collection, Federation("random", 1), Seeds(0))
+    with pytest.raises(DataError, match="no look-alikes are left"):
+        draw_decoys(collection, dealt, dealt.clients[0], 9, Seeds(0))
+
+
+def test_large_images_limit_the_public():
+    assert len(limit_public(range(1000), ImageSpec(1, (64, 128, 128)), 1000)) == 64
+    assert len(limit_public(range(1000), ImageSpec(3, (32, 32)), 500)) == 500
+
+
+def test_normalisation_is_of_public_images(twenty):
+    images, spec = twenty
+    fitted = with_normalisation(spec, images, Federation())
+    normal = fitted.normalise(images)
+    assert normal.mean((0, *range(2, images.ndim))).abs().max() < 1e-4
+    assert torch.allclose(fitted.denormalise(normal), images, atol=1e-4 * spec.range)
+    assert with_normalisation(spec, images, Federation(normalize=False)) == spec
+    with pytest.raises(ConfigError, match=r"case\.data\.mean and std need"):
+        with_normalisation(spec, images, Federation(mean=(0.1,) * 5))
