@@ -191,6 +191,8 @@ def play(
         ]
         for defense in defenses:
             updates = list(defense.aggregate(updates))
+            if not updates:
+                raise ContractError(f"{defense.name} left no update to aggregate")
         sent = sent.to(device, case.dtype).train(training)
         rounds.append([Round(sent, u, training, secret) for u in visible(updates, case.user)])
     return tuple(
@@ -238,10 +240,11 @@ def mean_update(updates: Sequence[Update]) -> Update:
         steps = [u.recipe.labels or () for u in updates if u.recipe is not None]
         recipe = replace(recipe, labels=tuple(y for labels in steps for y in labels))
     labels = [u.labels for u in updates if u.labels is not None]
+    buffers = [u.buffers for u in updates if u.buffers is not None]
     return Update(
         change=_mean([u.change for u in updates]),
         kind=first.kind,
-        buffers=_mean([u.buffers for u in updates if u.buffers is not None]),
+        buffers=_mean(buffers) if buffers else None,
         labels=torch.cat(labels).sort().values if labels else None,
         count=sum(u.count or 0 for u in updates),
         recipe=recipe,
