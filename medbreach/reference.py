@@ -42,7 +42,7 @@ def describe_component(component: Any, chosen: Mapping[str, Any], name: str) -> 
 def facts(component: Any) -> list[str]:
     """Return what a component's class declares besides its settings, a sentence each."""
     found = []
-    if getattr(component, "unit", ""):
+    if getattr(component, "better", ""):
         found.append(f"Unit: {component.unit}; {component.better} means a closer likeness.")
     if getattr(component, "licence", ""):
         found.append(f"Licence of the images: {component.licence}.")
