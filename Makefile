@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml constraints.txt $(DISTRIBUTIONS:%=%pyproject.toml)
 
 demo: $(STAMP)  ## Audit four real dermoscopy images: verdict and report
 	$(RUN)/medbreach audit case=dermoscopy_2d attack=[blind_guess,invertinggradients] \
-	  attack.optim.max_iterations=1200 --out runs/demo --overwrite --fail-on never
+	  attack.optim.max_iterations=1200 audit.seeds=3 --out runs/demo --overwrite --fail-on never
 
 test: $(STAMP)  ## Run the suite (no GPU, nothing slow)
 	$(RUN)/python -m pytest -m "not slow and not gpu"
