@@ -268,6 +268,8 @@ class Metric(Component):
             NotApplicable: The metric does not work on such images.
             ContractError: There is not one score a record, or one is not a number.
         """
+        if not len(truth):
+            return torch.empty(0)
         scores = self.run(claim, truth, spec)
         if tuple(scores.shape) != (len(truth),) or scores.isnan().any():
             raise ContractError(f"{self.name} returned no number for each of {len(truth)} records")

@@ -1,11 +1,18 @@
 """Gradient inversion at growing resolutions."""
 
+import copy
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import torch
 
 from medbreach.attacks.gradient_matching import GradientMatching
 from medbreach.errors import NotApplicable
+from medbreach.models.small_cnn import SmallCNN
 from medbreach.types import Exchange
+
+if TYPE_CHECKING:
+    from medbreach.case import Case
 
 
 @dataclass(frozen=True)
@@ -35,13 +42,27 @@ class Multiscale(GradientMatching):
     resize: Literal["focus", "upsampling"] = "focus"
     update_augmentations: str | None = None
 
+    def control(self, case: "Case") -> "Case":
+        """Return one record and a small network that takes images of every size."""
+        return case.solvable(SmallCNN(pool=8))
+
     def check_images(self, exchange: Exchange) -> None:
-        """Refuse images that are not square.
+        """Refuse images that are not square, and networks that take images of one size only.
 
         Raises:
-            NotApplicable: They are not.
+            NotApplicable: They are so.
         """
         super().check_images(exchange)
         height, width = exchange.spec.space
         if height != width:
             raise NotApplicable(f"multiscale needs square images, not {height} x {width}")
+        half = exchange.public.new_zeros(1, exchange.spec.channels, height // 2, width // 2)
+        try:
+            with torch.no_grad():
+                like = next(iter(exchange.update.change.values()))
+                copy.deepcopy(exchange.model).eval()(half.to(like))
+        except RuntimeError as error:
+            raise NotApplicable(
+                "multiscale needs a network that takes images of every size: one with pooling "
+                "before its linear layer"
+            ) from error

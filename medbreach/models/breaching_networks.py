@@ -33,7 +33,6 @@ NAMES = (
     "VGG13",
     "VGG16",
     "VGG19",
-    "nfnet",
 )
 
 
