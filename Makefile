@@ -5,6 +5,9 @@ RUN := $(VENV)/bin
 DISTRIBUTIONS := $(dir $(wildcard plugins/*/pyproject.toml tests/plugin/pyproject.toml))
 STAMP := $(VENV)/.complete
 
+# Threads that spin while they wait stall each other on a busy machine.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 .PHONY: help setup demo test test-all check docs bench clean
 
 help:  ## List the targets

@@ -1,6 +1,7 @@
 """The ``medbreach`` program. Nothing heavy is imported before a command needs it."""
 
 import logging
+import os
 import sys
 import warnings
 from typing import Any
@@ -77,6 +78,8 @@ for command in (
 
 def main() -> None:
     """Run the program; end with its exit code."""
+    # Before torch is loaded: threads that spin while they wait stall each other on a busy machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         code = program(standalone_mode=False)
     except click.exceptions.Abort:
