@@ -55,7 +55,7 @@ def write(text: str, form: str, folder: Path) -> Path:
     partial = file.with_name(f".{file.name}.partial")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text)
+        partial.write_text(text, encoding="utf-8")
         partial.replace(file)
     except OSError as error:
         raise RecordError(f"{file} cannot be written: {error.strerror or error}") from error

@@ -1,43 +1,73 @@
 """The report for continuous integration: JUnit XML."""
 
+from collections.abc import Iterable, Sequence
+from typing import Final
 from xml.etree import ElementTree as ET
 
 from medbreach.record import RunRecord
+from medbreach.report.phrasing import legible
 from medbreach.report.summary import summarise
-from medbreach.types import Finding, Role, Verdict
+from medbreach.types import Finding, Verdict
 
-_SKIPPED = (Verdict.NOT_APPLICABLE,)
-_ERRORS = (Verdict.FAILED, Verdict.INCONCLUSIVE)
+_OUTCOMES: Final = {
+    Verdict.LEAK: "failure",
+    Verdict.FAILED: "error",
+    Verdict.INCONCLUSIVE: "error",
+    Verdict.NOT_APPLICABLE: "skipped",
+}
 
 
 def render_junit(record: RunRecord, redact: bool = False) -> str:
-    """Return a run as one test suite: a leak is a failure, an inconclusive attempt an error."""
+    """Return a run as one test suite: the verdict, every finding, and what is still missing.
+
+    A leak is a failure; what is inconclusive, failed or missing is an error.
+    """
     del redact
     summary = summarise(record)
-    suite = ET.Element("testsuite", name="medbreach")
-    cases = [_case(line.id, line.finding) for line in summary.lines]
-    suite.extend(cases)
-    for kind, name in (("failure", "failures"), ("error", "errors"), ("skipped", "skipped")):
-        suite.set(name, str(sum(case.find(kind) is not None for case in cases)))
-    suite.set("tests", str(len(cases)))
-    suite.set("time", f"{sum(line.finding.seconds for line in summary.lines):.3f}")
+    name = f"medbreach.{summary.resolved['case']['name']}"
+    conclusion = summary.conclusion
+    cases = [
+        _case(name, "verdict", _OUTCOMES.get(conclusion.verdict), conclusion.sentence),
+        *(_finding_case(line.id, line.finding) for line in summary.lines),
+        *(_case(name, attempt, "error", "no finding yet") for attempt in summary.missing),
+    ]
+    seconds = sum(line.finding.seconds for line in summary.lines)
+    suite = _suite(cases, seconds)
     ET.indent(suite)
-    return ET.tostring(suite, encoding="unicode", xml_declaration=True)
+    xml: bytes = ET.tostring(suite, encoding="utf-8", xml_declaration=True)
+    return xml.decode()
 
 
-def _case(identity: str, finding: Finding) -> ET.Element:
-    case = ET.Element(
-        "testcase",
-        classname=f"medbreach.{finding.case}",
-        name=identity,
-        time=f"{finding.seconds:.3f}",
-    )
+def _suite(cases: Sequence[ET.Element], seconds: float) -> ET.Element:
+    counts = {
+        "tests": len(cases),
+        "failures": _count(cases, "failure"),
+        "errors": _count(cases, "error"),
+        "skipped": _count(cases, "skipped"),
+    }
+    attributes = {key: str(count) for key, count in counts.items()}
+    suite = ET.Element("testsuite", {"name": "medbreach", **attributes, "time": f"{seconds:.3f}"})
+    suite.extend(cases)
+    return suite
+
+
+def _count(cases: Iterable[ET.Element], kind: str) -> int:
+    return sum(case.find(kind) is not None for case in cases)
+
+
+def _finding_case(identity: str, finding: Finding) -> ET.Element:
     found = f"{sum(finding.identified)} of {finding.records} records identified"
     message = f"{finding.verdict}: {finding.note or found}"
-    if finding.verdict is Verdict.LEAK:
-        ET.SubElement(case, "failure", message=message)
-    elif finding.verdict in _ERRORS:
-        ET.SubElement(case, "error", message=message)
-    elif finding.verdict in _SKIPPED and finding.role is not Role.BLIND:
-        ET.SubElement(case, "skipped", message=message)
+    kind = _OUTCOMES.get(finding.verdict)
+    return _case(f"medbreach.{finding.case}", identity, kind, message, finding.seconds)
+
+
+def _case(
+    group: str, name: str, outcome: str | None, message: str, seconds: float = 0.0
+) -> ET.Element:
+    case = ET.Element(
+        "testcase", classname=legible(group), name=legible(name), time=f"{seconds:.3f}"
+    )
+    if outcome is not None:
+        ET.SubElement(case, outcome, message=legible(message))
     return case

@@ -24,7 +24,7 @@ def render_json(record: RunRecord, redact: bool = False) -> str:
         "verdict": summary.conclusion.verdict,
         "sentence": summary.conclusion.sentence,
         "reasons": list(summary.conclusion.reasons),
-        "missing": summary.missing,
+        "missing": len(summary.missing),
         "findings": [r for r in rows if r["role"] != Role.SOLVABLE],
         "controls": [r for r in rows if r["role"] == Role.SOLVABLE],
         "threat_model": threat_model(summary.resolved),

@@ -1,34 +1,50 @@
 """The report for a terminal or a mail: text."""
 
+from collections.abc import Iterable
+
 from medbreach.conclusion import false_claims, median_scores
 from medbreach.record import RunRecord
+from medbreach.report import phrasing
 from medbreach.report.summary import Summary, limits, summarise, threat_model
-from medbreach.statistics import chance
-from medbreach.types import Finding
+from medbreach.statistics import chance, wilson
+from medbreach.types import Finding, Role
 
-COLUMNS = ("attack", "defenses", "seed", "identified", "chance", "false claims", "psnr", "verdict")
+COLUMNS = (
+    "attack",
+    "defenses",
+    "seed",
+    "identified",
+    "95 % interval",
+    "chance",
+    "p",
+    "false claims",
+    "PSNR",
+    "verdict",
+)
 
 
 def render_text(record: RunRecord, redact: bool = False) -> str:
     """Return a run's report as text."""
     del redact
     summary = summarise(record)
+    threats = threat_model(summary.resolved)
     sections = [
         summary.conclusion.sentence,
-        _bullets(list(summary.conclusion.reasons)),
-        "Threat model\n" + _bullets(threat_model(summary.resolved)),
+        _bullets(summary.conclusion.reasons),
+        "Threat model\n" + _bullets(f"{topic}: {words}" for topic, words in threats.items()),
         "Findings\n" + _table(summary),
         "Limits\n" + _bullets(limits(summary)),
     ]
-    return "\n\n".join(section for section in sections if section)
+    return phrasing.legible("\n\n".join(section for section in sections if section))
 
 
-def _bullets(sentences: list[str]) -> str:
-    return "\n".join(f"- {sentence}" for sentence in sentences)
+def _bullets(sentences: Iterable[str]) -> str:
+    return "\n".join(f"- {' '.join(sentence.split())}" for sentence in sentences)
 
 
 def _table(summary: Summary) -> str:
     rows = [COLUMNS, *(_row(line.finding) for line in summary.lines)]
+    rows = [tuple(" ".join(cell.split()) for cell in row) for row in rows]
     widths = [max(len(row[k]) for row in rows) for k in range(len(COLUMNS))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -37,15 +53,20 @@ def _table(summary: Summary) -> str:
 
 
 def _row(finding: Finding) -> tuple[str, ...]:
-    psnr = median_scores(finding).get("psnr")
-    role = "" if finding.role == "attack" else f" ({finding.role})"
+    role = "" if finding.role is Role.ATTACK else f" ({finding.role})"
+    heads = (finding.attack + role, phrasing.defended(finding.defenses), str(finding.seed))
+    note = f": {finding.note}" if finding.note else ""
+    verdict = f"{phrasing.outcome(finding)}{note}"
+    if finding.p_value is None:
+        return *heads, *[phrasing.NOTHING] * 6, verdict
+    rate = wilson(sum(finding.identified), finding.records)
     return (
-        finding.attack + role,
-        ", ".join(finding.defenses) or "none",
-        str(finding.seed),
-        f"{sum(finding.identified)} of {finding.records}",
-        f"{chance(finding.decoys):.1%}" if finding.decoys else "",
+        *heads,
+        phrasing.share(rate),
+        phrasing.interval(rate),
+        f"{chance(finding.decoys):.1%}",
+        phrasing.p_value(finding.p_value),
         str(false_claims(finding)),
-        "" if psnr is None else f"{psnr:.1f} dB",
-        str(finding.verdict) + (f": {finding.note}" if finding.note else ""),
+        phrasing.score("psnr", median_scores(finding).get("psnr")),
+        verdict,
     )

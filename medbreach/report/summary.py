@@ -1,10 +1,15 @@
 """What every report says, whatever its format."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from medbreach.conclusion import Conclusion, conclude
-from medbreach.record import Line, RunRecord
+from medbreach.errors import RecordError
+from medbreach.record import HEADER, Line, RunRecord
+from medbreach.report.phrasing import sentence
+
+FEW_DECOYS: Final = 19  # with fewer, luck identifies more than one record in twenty
+_NEEDED: Final = ("created", "overrides", "resolved", "attempts", "images", "device", "software")
 
 
 class Summary(NamedTuple):
@@ -14,13 +19,13 @@ class Summary(NamedTuple):
         header: What was asked for and with what software.
         lines: The findings.
         conclusion: What they say together.
-        missing: Number of attempts without a finding.
+        missing: Ids of the attempts that have no finding yet.
     """
 
     header: Mapping[str, Any]
     lines: list[Line]
     conclusion: Conclusion
-    missing: int
+    missing: tuple[str, ...]
 
     @property
     def resolved(self) -> Mapping[str, Any]:
@@ -36,22 +41,28 @@ def summarise(record: RunRecord) -> Summary:
         RecordError: It is damaged.
     """
     header, lines = record.header(), record.lines()
-    missing = len(header["attempts"]) - len(lines)
+    absent = [key for key in _NEEDED if key not in header]
+    if absent:
+        raise RecordError(f"{record.folder / HEADER} is damaged: it has no {', '.join(absent)}")
+    done = {line.id for line in lines}
+    missing = tuple(attempt for attempt in header["attempts"] if attempt not in done)
     alpha = header["resolved"]["audit"]["alpha"]
-    return Summary(header, lines, conclude([x.finding for x in lines], missing, alpha), missing)
+    return Summary(
+        header, lines, conclude([x.finding for x in lines], len(missing), alpha), missing
+    )
 
 
-def threat_model(resolved: Mapping[str, Any]) -> list[str]:
-    """Return who can do what in a case, in plain words, a sentence each."""
+def threat_model(resolved: Mapping[str, Any]) -> dict[str, str]:
+    """Return who can do what in a case, in plain words: sentences by what they are about."""
     case = resolved["case"]
     user, server = case["user"], case["server"]
-    return [
-        _server_sentence(server),
-        _clients_sentence(user),
-        _update_sentence(user),
-        _reveal_sentence(user, server),
-        _protection_sentence(user, resolved["stacks"]),
-    ]
+    return {
+        "Server": _server_words(server),
+        "Clients": _clients_words(user),
+        "What is sent": _update_words(user),
+        "What else the server knows": _knowledge_words(user, server),
+        "Protection": _protection_words(user, resolved["stacks"]),
+    }
 
 
 def limits(summary: Summary) -> list[str]:
@@ -60,16 +71,16 @@ def limits(summary: Summary) -> list[str]:
     found = [
         "An audit shows what these attacks found; a stronger or luckier attack may find more. "
         "No leak found is not a proof of privacy.",
-        f"Look-alikes are {images['decoys']} records of other patients of the same data set. "
+        f"Decoys are {images['decoys']} records of other patients of the same data set. "
         "Identification among them is not identification in the world.",
     ]
     if images["note"]:
-        found.append(images["note"])
+        found.append(sentence(images["note"]))
     if not images["labelled"]:
         found.append("The data set has no labels; classes were made up at random.")
-    if images["decoys"] < 19:
+    if images["decoys"] < FEW_DECOYS:
         found.append(
-            f"With {images['decoys']} look-alikes, chance identifies one record in "
+            f"With {images['decoys']} decoys, chance identifies one record in "
             f"{images['decoys'] + 1}: more images would make the audit sharper."
         )
     absent = set(summary.resolved["audit"]["metrics"]) - {
@@ -80,82 +91,104 @@ def limits(summary: Summary) -> list[str]:
     return found
 
 
-def _server_sentence(server: Mapping[str, Any]) -> str:
-    change = server.get("model_modification")
-    if change:
-        return (
-            f"The server is malicious: it changes the network before it sends it out "
-            f"({change['type']}, {change['num_bins']} rows)."
+def _server_words(server: Mapping[str, Any]) -> str:
+    planted = server.get("model_modification")
+    if isinstance(planted, Mapping):
+        rows = f" with {planted['num_bins']} rows" if "num_bins" in planted else ""
+        words = (
+            "Malicious. Before it sends the network out, it plants a layer in it "
+            f"({planted.get('type', 'of an unknown type')}{rows}), so that updates give away "
+            "single records."
         )
-    if server["name"] == "honest_but_curious":
-        return "The server is honest but curious: it sends the agreed network and looks at updates."
-    return f"The server is {server['name']}."
+    elif server["name"] == "honest_but_curious":
+        words = (
+            "Honest but curious. It sends the agreed network and follows the protocol, but tries "
+            "to see patients' images in what it receives."
+        )
+    else:
+        words = f"Of the kind {server['name']}, with the settings below."
+    queries = int(server.get("num_queries", 1))
+    return f"{words} It asks {queries} times about the same records." if queries > 1 else words
 
 
-def _clients_sentence(user: Mapping[str, Any]) -> str:
+def _clients_words(user: Mapping[str, Any]) -> str:
     records = user["num_data_points"]
-    each = f"{records} record{'s' if records != 1 else ''}"
+    each = f"{records} private record{'s' * (records != 1)}"
     if user["user_type"] != "multiuser_aggregate":
-        return f"One client takes part, with {each}."
+        return f"One client trains on {each}."
     first, last = user["user_range"]
     seen = (
-        "only the mean of their updates, as secure aggregation gives it"
+        "sees only the exact mean of their updates, as secure aggregation gives it"
         if user["aggregation"] == "secure"
-        else "each client's update"
+        else "sees each client's update"
     )
-    return f"{last - first} clients take part, with {each} each; the server sees {seen}."
+    return f"{last - first} clients train on {each} each. The server {seen}."
 
 
-def _update_sentence(user: Mapping[str, Any]) -> str:
+def _update_words(user: Mapping[str, Any]) -> str:
     steps, epochs = user["num_local_updates"], user["num_local_epochs"]
-    single = user["user_type"] == "local_gradient" or (
-        user["user_type"] == "multiuser_aggregate" and steps == 1 and epochs is None
-    )
-    if single:
-        return "What is sent is the gradient of one batch."
-    how = f"{epochs} local epochs" if epochs else f"{steps} local steps"
+    several = user["user_type"] == "multiuser_aggregate"
+    if user["user_type"] == "local_gradient" or (several and steps == 1 and epochs is None):
+        return (
+            "The gradient of one batch: for each weight of the network, how it would have to "
+            "change to fit the client's records."
+        )
+    how = _counted(epochs, "pass", "passes") if epochs else _counted(steps, "step", "steps")
     per_step = user["num_data_per_local_update_step"] or user["num_data_points"]
+    of = "over the client's records, in batches" if epochs else "of local training, each on a batch"
     return (
-        f"What is sent is the change of weights after {how} of {per_step} records at learning rate "
-        f"{user['local_learning_rate']:g}."
+        f"How the client's weights changed: {how} {of} of {min(per_step, user['num_data_points'])} "
+        f"at learning rate {user['local_learning_rate']:g}."
     )
 
 
-def _reveal_sentence(user: Mapping[str, Any], server: Mapping[str, Any]) -> str:
+def _knowledge_words(user: Mapping[str, Any], server: Mapping[str, Any]) -> str:
     told = [
         words
         for key, words in (
             ("provide_num_data_points", "the number of records"),
-            ("provide_labels", "their labels"),
-            ("provide_buffers", "batch statistics"),
+            ("provide_labels", "their labels (such as diagnoses)"),
+            ("provide_buffers", "the statistics of the client's normalisation layers"),
             ("provide_local_hyperparams", "how the client trained"),
         )
         if user[key]
     ]
+    besides = f"Clients also tell it {_listed(told)}." if told else "Clients tell it nothing else."
     mode = (
-        "Clients use the running statistics that the server sends."
+        "Normalisation layers use statistics that the server sends."
         if server["provide_public_buffers"]
-        else "Clients train with the statistics of their own batch."
+        else "Normalisation layers use the statistics of the client's own batch."
     )
-    besides = f"The server is also told {', '.join(told)}." if told else "Nothing else is told."
-    holds = " The attacker holds public images of other people." * server["has_external_data"]
+    holds = " It holds public images of other people." * server["has_external_data"]
     return f"{besides} {mode}{holds}"
 
 
-def _protection_sentence(user: Mapping[str, Any], stacks: Mapping[str, Any]) -> str:
+def _protection_words(user: Mapping[str, Any], stacks: Mapping[str, Any]) -> str:
     noise = user["local_diff_privacy"]
     own = [
-        words
+        f"{words} {noise[key]:g}"
         for key, words in (
-            ("per_example_clipping", "clips each example's gradient to"),
-            ("gradient_noise", f"adds {noise['distribution']} gradient noise of scale"),
-            ("input_noise", f"adds {noise['distribution']} input noise of scale"),
+            ("per_example_clipping", "clips each record's gradient to the norm"),
+            ("gradient_noise", f"adds {noise['distribution']} noise to the gradient, of scale"),
+            ("input_noise", f"adds {noise['distribution']} noise to the images, of scale"),
         )
         if noise[key] > 0
-        for words in [f"{words} {noise[key]:g}"]
     ]
-    named = sorted({d["name"] for stack in stacks.values() for d in stack})
-    sentences = [f"The client {' and '.join(own)}."] if own else []
+    named = dict.fromkeys(defense["name"] for stack in stacks.values() for defense in stack)
+    sentences = [f"The client {_listed(own)}."] if own else []
     if named:
         sentences.append(f"Defenses tried: {', '.join(named)}.")
-    return " ".join(sentences) or "Nothing is done against leakage."
+    return " ".join(sentences) or "None: updates are sent as they are."
+
+
+def _counted(count: int, one: str, many: str) -> str:
+    return f"{count} {one if count == 1 else many}"
+
+
+def _listed(words: list[str]) -> str:
+    """Return words as a list in a sentence.
+
+    >>> _listed(["a", "b", "c"])
+    'a, b and c'
+    """
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))

@@ -1,0 +1,138 @@
+"""Numbers and names in words, the same in every report."""
+
+import math
+import re
+from typing import Final, NamedTuple
+
+from medbreach.types import Finding, Rate, Role, Verdict
+
+NOTHING: Final = "\u2014"
+TIMES: Final = "\u00d7"
+_ILLEGIBLE: Final = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+)
+_SUPERSCRIPTS: Final = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+class Measure(NamedTuple):
+    """How a score of likeness is spoken of.
+
+    Attributes:
+        title: Its name.
+        unit: Its unit, with a leading space; empty if it has none.
+        better: Which way is closer: ``higher``, ``lower``, or empty if unknown.
+    """
+
+    title: str
+    unit: str = ""
+    better: str = ""
+
+
+MEASURES: Final = {
+    "psnr": Measure("PSNR", " dB", "higher"),
+    "ssim": Measure("SSIM", "", "higher"),
+    "mse": Measure("MSE, image unit squared", "", "lower"),
+    "mse_normalised": Measure("MSE, normalised", "", "lower"),
+    "lpips": Measure("LPIPS", "", "lower"),
+}
+"""The scores that medbreach itself computes; a plugin's is called by its name."""
+
+
+def legible(text: str) -> str:
+    r"""Return text without what no page, XML or terminal should be fed.
+
+    Names and notes come from files and plugins. Control characters (terminal commands among them),
+    marks that turn the writing direction, and halves of characters become U+FFFD.
+
+    >>> legible("scan\x1b[2J") == "scan\ufffd[2J"
+    True
+    """
+    return _ILLEGIBLE.sub("\ufffd", text)
+
+
+def measure(name: str) -> Measure:
+    """Return how a score is spoken of."""
+    return MEASURES.get(name, Measure(name))
+
+
+def score(name: str, value: float | None) -> str:
+    """Return a score with its unit.
+
+    >>> score("psnr", 22.82), score("psnr", math.inf), score("ssim", 0.54321)
+    ('22.8 dB', '∞ dB', '0.543')
+    """
+    if value is None:
+        return NOTHING
+    shown = f"{value:.1f}" if name == "psnr" and math.isfinite(value) else number(value)
+    return shown + measure(name).unit
+
+
+def number(value: float) -> str:
+    """Return a number with three significant digits, or whole if it is large.
+
+    >>> number(0.012345), number(223764.8), number(math.inf), number(0.0)
+    ('0.0123', '223,765', '∞', '0')
+    """
+    if not math.isfinite(value):
+        return {math.inf: "∞", -math.inf: "-∞"}.get(value, "not a number")
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    if value == 0 or abs(value) >= 1e-4:
+        return f"{value:#.3g}".rstrip(".")
+    digits, _, power = f"{value:.1e}".partition("e")
+    return f"{digits}{TIMES}10{str(int(power)).translate(_SUPERSCRIPTS)}"
+
+
+def p_value(value: float | None) -> str:
+    """Return a probability with two significant digits.
+
+    >>> p_value(0.038835), p_value(1.0)
+    ('0.039', '1')
+    """
+    if value is None:
+        return NOTHING
+    return f"{value:.2g}" if value >= 1e-4 else number(value)
+
+
+def share(rate: Rate) -> str:
+    """Return a count of a total.
+
+    >>> share(Rate(1, 4, 0.05, 0.7))
+    '1 of 4'
+    """
+    return f"{rate.count} of {rate.total}" if rate.total else NOTHING
+
+
+def interval(rate: Rate) -> str:
+    """Return a share's interval; one decimal where percents would hide it.
+
+    >>> interval(Rate(1, 4, 0.0456, 0.699)), interval(Rate(7, 800, 0.0042, 0.018))
+    ('5% to 70%', '0.4% to 1.8%')
+    """
+    if not rate.total:
+        return NOTHING
+    places = 1 if rate.high < 0.1 else 0
+    return f"{rate.low:.{places}%} to {rate.high:.{places}%}"
+
+
+def defended(defenses: tuple[str, ...]) -> str:
+    """Return the names of defenses, innermost first."""
+    return ", ".join(defenses) or "none"
+
+
+def outcome(finding: Finding) -> str:
+    """Return a finding's verdict in the words that fit its role."""
+    if finding.role is Role.ATTACK:
+        return str(finding.verdict)
+    passed = {Verdict.SOLVED: "passed", Verdict.NO_LEAK: "passed", Verdict.INCONCLUSIVE: "failed"}
+    return passed.get(finding.verdict, str(finding.verdict))
+
+
+def sentence(text: str) -> str:
+    """Return a remark as a sentence: with a capital at its start and a full stop.
+
+    >>> sentence("one subject")
+    'One subject.'
+    """
+    text = text.strip()
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
