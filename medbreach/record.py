@@ -20,6 +20,7 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from medbreach.audit import Outcome
@@ -357,7 +358,7 @@ def _write(file: Path, text: str) -> None:
         raise
 
 
-def _write_arrays(file: Path, **arrays: np.ndarray[Any, Any]) -> None:
+def _write_arrays(file: Path, **arrays: NDArray[Any]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f".{file.name}.partial")
     try:
@@ -369,7 +370,7 @@ def _write_arrays(file: Path, **arrays: np.ndarray[Any, Any]) -> None:
         raise
 
 
-def _read_arrays(file: Path) -> dict[str, np.ndarray[Any, Any]]:
+def _read_arrays(file: Path) -> dict[str, NDArray[Any]]:
     try:
         with np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
