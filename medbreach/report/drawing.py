@@ -55,7 +55,7 @@ class Drawing:
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
     """Return round numbers from ``low`` to ``high``, at most so many.
 
-    >>> ticks(0, 27.2)
+    >>> ticks(0.0, 27.2)
     [0.0, 5.0, 10.0, 15.0, 20.0, 25.0]
     """
     if not high > low:

@@ -13,7 +13,7 @@ from medbreach.report.phrasing import TIMES, interval, score, share
 from medbreach.statistics import tail
 from medbreach.types import Rate, Role, Verdict
 
-WIDTH: Final = 640
+WIDTH: Final = 640.0
 LEFT, RIGHT = 20.0, 620.0
 ROW: Final = 40.0
 BASELINES: Final = {"black": "black image", "mean": "mean image", "nearest_decoy": "nearest decoy"}
@@ -77,7 +77,7 @@ def identified_figure(groups: Sequence[Group]) -> Figure | None:
         return None
     axis, bottom = _Axis(0.0, 1.0), ROW * len(rows) + 8
     drawing = Drawing(WIDTH, bottom + 22, "Share of records identified by each attack and control")
-    for tick in ticks(0, 1):
+    for tick in ticks(0.0, 1.0):
         _grid_line(drawing, axis, tick, f"{tick:.0%}", bottom)
     for k, row in enumerate(rows):
         _rate_row(drawing, axis, ROW * k, row)
@@ -100,7 +100,7 @@ def luck_figure(groups: Sequence[Group]) -> Figure | None:
         g for g in shown if all((f.records, f.decoys) == (records, decoys) for f in g.findings)
     ]
     gap = (RIGHT - LEFT) / (records + 1)
-    axis = _Axis(0, max(1, records), LEFT + gap / 2, RIGHT - gap / 2)
+    axis = _Axis(0.0, max(1.0, float(records)), LEFT + gap / 2, RIGHT - gap / 2)
     top, height = 18.0, 110.0
     drawing = Drawing(
         WIDTH,
@@ -110,7 +110,7 @@ def luck_figure(groups: Sequence[Group]) -> Figure | None:
     _luck_bars(drawing, axis, records, decoys, top + height)
     for k, group in enumerate(alike):
         _count_row(drawing, axis, top + height + 28 + ROW * k, group)
-    drawing.text(LEFT, 11, "Probability by luck", "muted")
+    drawing.text(LEFT, 11.0, "Probability by luck", "muted")
     return Figure(
         "What luck alone identifies",
         drawing.markup(),
@@ -174,7 +174,7 @@ def _rate_row(drawing: Drawing, axis: _Axis, y: float, row: _Row) -> None:
     drawing.line(chance, middle - 8, chance, middle + 8, "chance")
     drawing.line(axis.place(rate.low), middle, axis.place(rate.high), middle, f"range {row.kind}")
     tip = f"{row.title}: {share(rate)}, 95 % interval {interval(rate)}, chance {row.chance:.1%}"
-    drawing.dot(axis.place(rate.count / max(1, rate.total)), middle, 5, f"dot {row.kind}", tip)
+    drawing.dot(axis.place(rate.count / max(1, rate.total)), middle, 5.0, f"dot {row.kind}", tip)
 
 
 def _luck_bars(drawing: Drawing, axis: _Axis, records: int, decoys: int, bottom: float) -> None:
@@ -182,7 +182,7 @@ def _luck_bars(drawing: Drawing, axis: _Axis, records: int, decoys: int, bottom:
     width = min(48.0, 0.7 * (axis.right - axis.left) / max(1, records))
     for count in range(records + 1):
         luck = tail(count, records, decoys) - tail(count + 1, records, decoys)
-        x = axis.place(count)
+        x = axis.place(float(count))
         words = _percent(luck)
         drawing.bar(
             x - width / 2,
@@ -195,7 +195,7 @@ def _luck_bars(drawing: Drawing, axis: _Axis, records: int, decoys: int, bottom:
         if luck >= 0.001 and records <= 12:
             drawing.text(x, bottom - height * luck - 5, words, "muted", "middle")
     drawing.line(LEFT, bottom, RIGHT, bottom, "axis")
-    for tick in ticks(0, records, 8):
+    for tick in ticks(0.0, float(records), 8):
         if tick == int(tick):
             drawing.text(axis.place(tick), bottom + 16, f"{tick:.0f}", "muted", "middle")
 
@@ -209,9 +209,9 @@ def _count_row(drawing: Drawing, axis: _Axis, y: float, group: Group) -> None:
     for count in sorted(set(counts)):
         seeds = counts.count(count)
         tip = f"{name}: {count} identified with {seeds} seed{'s' * (seeds > 1)}"
-        drawing.dot(axis.place(count), y + 25, 5, f"dot {kind}", tip)
+        drawing.dot(axis.place(float(count)), y + 25, 5.0, f"dot {kind}", tip)
         if seeds > 1:
-            drawing.text(axis.place(count) + 9, y + 22, f"{TIMES}{seeds}", "muted")
+            drawing.text(axis.place(float(count)) + 9, y + 22, f"{TIMES}{seeds}", "muted")
 
 
 def _score_row(drawing: Drawing, axis: _Axis, y: float, group: Group) -> None:
@@ -221,7 +221,7 @@ def _score_row(drawing: Drawing, axis: _Axis, y: float, group: Group) -> None:
     values = group.scores("psnr")
     for value in values:
         tip = f"{name}: {score('psnr', value)}"
-        drawing.dot(_score_place(axis, value), y + 28, 4, f"dot faint {kind}", tip)
+        drawing.dot(_score_place(axis, value), y + 28, 4.0, f"dot faint {kind}", tip)
     middle = _score_place(axis, statistics.median(values))
     drawing.line(middle, y + 20, middle, y + 36, f"median {kind}")
 

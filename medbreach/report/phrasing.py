@@ -77,7 +77,9 @@ def number(value: float) -> str:
         return {math.inf: "∞", -math.inf: "-∞"}.get(value, "not a number")
     if abs(value) >= 1000:
         return f"{value:,.0f}"
-    if value == 0 or abs(value) >= 1e-4:
+    if value == 0:
+        return "0"
+    if abs(value) >= 1e-4:
         return f"{value:#.3g}".rstrip(".")
     digits, _, power = f"{value:.1e}".partition("e")
     return f"{digits}{TIMES}10{str(int(power)).translate(_SUPERSCRIPTS)}"
