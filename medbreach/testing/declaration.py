@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import json
 import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -47,7 +48,7 @@ def check_declaration(component: type[C], settings: Mapping[str, Any] | None = N
     _check_documentation(component)
     with running(f"{name} with {'its defaults' if settings is None else 'these settings'}"):
         made = build(component, settings, "settings")
-        again = build(component, plain(made), "settings")
+        again = build(component, json.loads(json.dumps(plain(made))), "settings")
     lost = difference(made, again)
     require(lost is None, f"{name}: the setting {lost} does not come back from a run record")
     return made

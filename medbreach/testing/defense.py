@@ -77,7 +77,7 @@ def _check_vet(who: str, defense: Defense, form: Form) -> None:
 def _check_wrap(who: str, defense: Defense, form: Form, recipe: Recipe | None) -> None:
     task = tiny_task(*form, recipe=recipe)
 
-    def update() -> Update:
+    def update() -> Any:
         own = replace(task, model=copy.deepcopy(task.model), rng=Seeds(0).stream("client"))
         return defense.wrap(LocalTrainer())(own)
 

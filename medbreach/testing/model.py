@@ -55,6 +55,7 @@ def _check_form(model: Model, form: Form) -> str:
     except ModelError as reason:
         return str(reason)
     _check_outputs(who, network, sample)
+    require(any(p.requires_grad for p in network.parameters()), f"{who} has nothing to train")
     _check_training(who, model, form)
     return ""
 
@@ -85,7 +86,6 @@ def _check_training(who: str, model: Model, form: Form) -> None:
         mode = "training" if training else "evaluation"
         with running(f"{who} in {mode} mode", outcomes=()):
             change = gradient(training).change
-        require(bool(change), f"{who} has no parameters to train")
         require(
             all(bool(g.isfinite().all()) for g in change.values())
             and any(bool(g.any()) for g in change.values()),
