@@ -190,7 +190,7 @@ def play(
             for k in range(len(sample.clients))
         ]
         for defense in defenses:
-            updates = list(defense.aggregate(updates))
+            updates = _aggregated(defense, updates, sent)
             if not updates:
                 raise ContractError(f"{defense.name} left no update to aggregate")
         sent = sent.to(device, case.dtype).train(training)
@@ -282,7 +282,9 @@ def _task(
     batch = sample.batches[k]
     return ClientTask(
         model=copy.deepcopy(sent).to(device, case.dtype),
-        batch=Batch(batch.images.to(device, case.dtype), batch.labels.to(device)),
+        batch=Batch(
+            batch.images.to(device, case.dtype, copy=True), batch.labels.clone().to(device)
+        ),
         spec=sample.spec,
         classes=sample.classes,
         loss=case.model.loss(),
@@ -296,12 +298,29 @@ def _checked(defense: Defense, train: LocalTraining) -> LocalTraining:
     """Return local training that refuses a defense's update if it is not one."""
 
     def checked(task: ClientTask) -> Update:
-        names = {n: p.shape for n, p in task.model.named_parameters() if p.requires_grad}
-        update = train(task)
-        if {n: g.shape for n, g in update.change.items()} != names:
-            raise ContractError(f"{defense.name} returned an update of other shapes than the model")
-        if not all(g.isfinite().all() for g in update.change.values()):
-            raise ContractError(f"{defense.name} returned an update that is not finite")
-        return update
+        return _sound(defense, train(task), task.model)
 
     return checked
+
+
+def _aggregated(defense: Defense, updates: Sequence[Update], model: nn.Module) -> list[Update]:
+    kept = [_sound(defense, update, model) for update in defense.aggregate(updates)]
+    if not kept:
+        raise ContractError(f"{defense.name} left no update to aggregate")
+    return kept
+
+
+def _sound(defense: Defense, update: object, model: nn.Module) -> Update:
+    """Return what a defense made of an update, if it is one and fits the model.
+
+    Raises:
+        ContractError: It does not, or is not finite.
+    """
+    if not isinstance(update, Update):
+        raise ContractError(f"{defense.name} returned a {type(update).__name__}, no Update")
+    shapes = {n: p.shape for n, p in model.named_parameters() if p.requires_grad}
+    if {n: g.shape for n, g in update.change.items()} != shapes:
+        raise ContractError(f"{defense.name} returned an update of other shapes than the model")
+    if not all(g.isfinite().all() for g in update.change.values()):
+        raise ContractError(f"{defense.name} returned an update that is not finite")
+    return update
