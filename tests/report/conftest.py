@@ -23,6 +23,12 @@ def audited(folder, *settings):
     return record
 
 
+@pytest.fixture
+def run_audit():
+    """Return a function that runs an audit of some settings into a folder."""
+    return audited
+
+
 @pytest.fixture(scope="session")
 def photographs(tmp_path_factory):
     """An audit of four dermoscopy patches against a malicious server, two seeds."""
