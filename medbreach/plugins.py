@@ -1,8 +1,10 @@
 """Finding what is installed: the plugin manager, and look-ups by name."""
 
+import dataclasses
 import functools
 import importlib
 import os
+import traceback
 import warnings
 from collections.abc import Iterable, Mapping
 from importlib import metadata
@@ -12,7 +14,7 @@ import pluggy
 
 from medbreach import hookspecs
 from medbreach.components import Attack, Component, Dataset, Defense, Metric, Model, Server
-from medbreach.errors import ConfigError, PluginError
+from medbreach.errors import ConfigError, MedbreachError, PluginError
 from medbreach.settings import nearest
 
 BUILTIN = (
@@ -71,7 +73,10 @@ def new_manager(*, third_party: bool = True) -> pluggy.PluginManager:
     try:
         manager.check_pending()
     except pluggy.PluginValidationError as error:
-        raise PluginError(str(error)) from error
+        unknown = str(error).partition(" in plugin ")[0]
+        known = nearest(unknown.rpartition("hook ")[2].strip("'"), hook_names())
+        culprit = manager.get_name(error.plugin)
+        raise PluginError(f"plugin {culprit} implements an {unknown}; {known}") from error
     return manager
 
 
@@ -81,9 +86,34 @@ def manager() -> pluggy.PluginManager:
     return new_manager()
 
 
+def hook_names() -> list[str]:
+    """Return the names of the hooks that a plugin can implement."""
+    return [name for name in vars(hookspecs) if name.startswith(f"{GROUP}_")]
+
+
+def call(hook: str, **arguments: Any) -> list[Any]:
+    """Call every plugin's implementation of a hook, and return what is not None.
+
+    Raises:
+        PluginError: One raised; the message names its plugin.
+    """
+    caller: pluggy.HookCaller = getattr(manager().hook, hook)
+    try:
+        return caller(**arguments)  # type: ignore[no-any-return]
+    except MedbreachError:
+        raise
+    except Exception as error:
+        frames = {frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)}
+        names = [i.plugin_name for i in caller.get_hookimpls() if i.function.__code__ in frames]
+        raise PluginError(
+            f"plugin {', '.join(names)} failed in {hook}: {type(error).__name__}: {error}"
+        ) from error
+
+
 def blocked() -> frozenset[str]:
     """Return the names of plugins that the environment switches off."""
-    return frozenset(filter(None, os.environ.get("MEDBREACH_BLOCK", "").split(",")))
+    names = os.environ.get("MEDBREACH_BLOCK", "").split(",")
+    return frozenset(name.strip() for name in names if name.strip())
 
 
 def entry_points() -> list[metadata.EntryPoint]:
@@ -106,50 +136,53 @@ def installed() -> list[Plugin]:
 
 def attacks() -> dict[str, type[Attack]]:
     """Return every attack by name."""
-    return by_name(manager().hook.medbreach_attacks(), Attack)
+    return by_name(call("medbreach_attacks"), Attack)
 
 
 def servers() -> dict[str, type[Server]]:
     """Return every server by name."""
-    return by_name(manager().hook.medbreach_servers(), Server)
+    return by_name(call("medbreach_servers"), Server)
 
 
 def defenses() -> dict[str, type[Defense]]:
     """Return every defense by name."""
-    return by_name(manager().hook.medbreach_defenses(), Defense)
+    return by_name(call("medbreach_defenses"), Defense)
 
 
 def metrics() -> dict[str, type[Metric]]:
     """Return every metric by name."""
-    return by_name(manager().hook.medbreach_metrics(), Metric)
+    return by_name(call("medbreach_metrics"), Metric)
 
 
 def datasets() -> dict[str, type[Dataset]]:
     """Return every data set by name."""
-    return by_name(manager().hook.medbreach_datasets(), Dataset)
+    return by_name(call("medbreach_datasets"), Dataset)
 
 
 def models() -> dict[str, type[Model]]:
     """Return every model by name."""
-    return by_name(manager().hook.medbreach_models(), Model)
+    return by_name(call("medbreach_models"), Model)
 
 
-def by_name(offers: Iterable[Iterable[type[C]]], kind: type[C]) -> dict[str, type[C]]:
+def by_name(offers: Iterable[Any], kind: type[C]) -> dict[str, type[C]]:
     """Return the offered components by name, in order of name.
+
+    Args:
+        offers: What each plugin's hook returned: classes, if it did as it should.
+        kind: What they have to be.
 
     Raises:
         PluginError: Two components have the same name, or one is no component of this kind.
     """
     found: dict[str, type[C]] = {}
-    offered: list[Any] = [component for offer in offers for component in offer]
-    for component in offered:
-        if not (isinstance(component, type) and issubclass(component, kind)):
-            raise PluginError(f"{component!r} was offered as {kind.__name__}, which it is not")
+    for component in (component for offer in offers for component in _listed(offer, kind)):
+        _check_offer(component, kind)
         other = found.setdefault(component.name, component)
         if other is not component:
             raise PluginError(
-                f"{component.__module__} and {other.__module__} both offer {component.name!r}: "
-                "rename one, or leave one out with MEDBREACH_BLOCK"
+                f"{other.__module__} and {component.__module__} both offer {component.name!r}: "
+                "rename one, or leave one out with MEDBREACH_BLOCK=NAME; 'medbreach list plugins' "
+                "has the names"
             )
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))
 
@@ -166,6 +199,30 @@ def pick(kinds: Mapping[str, type[C]], name: str, what: str) -> type[C]:
     if name not in kinds:
         raise ConfigError(f"there is no {what} named {name!r}; {nearest(name, kinds)}")
     return kinds[name]
+
+
+def _listed(offer: Any, kind: type[Component]) -> list[Any]:
+    if isinstance(offer, Iterable) and not isinstance(offer, type):
+        return list(offer)
+    raise PluginError(
+        f"{offer!r} was offered where a list of {kind.__name__} classes is needed: put it in []"
+    )
+
+
+def _check_offer(component: Any, kind: type[Component]) -> None:
+    if not (isinstance(component, type) and issubclass(component, kind)):
+        raise PluginError(f"{component!r} was offered as {kind.__name__}, which it is not")
+    for attribute in ("name", "source"):
+        if not isinstance(getattr(component, attribute, None), str):
+            raise PluginError(
+                f"{component.__module__}.{component.__name__} has no {attribute}: add "
+                f'{attribute}: ClassVar[str] = "..."'
+            )
+    if not dataclasses.is_dataclass(component):
+        raise PluginError(
+            f"{component.__module__}.{component.__name__} is no dataclass: put "
+            "@dataclass(frozen=True) above the class"
+        )
 
 
 def _register(manager: pluggy.PluginManager, entry: metadata.EntryPoint) -> str:
