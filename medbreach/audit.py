@@ -156,6 +156,7 @@ def _attempt(bench: _Bench, attempt: Attempt, earlier: Iterable[Finding]) -> Out
         exchanges = bench.exchanges(case, attempt.seed, attempt.stack)
         with measured(bench.device) as cost:
             claims = _run(attack, exchanges, Seeds(attempt.seed))
+        scored = _scored(blank, bench.scorer(sample), claims, plan, attempt)
     except NotApplicable as reason:
         blank = replace(blank, verdict=Verdict.NOT_APPLICABLE, note=str(reason))
         return Outcome(attempt, blank, sample, None)
@@ -174,7 +175,6 @@ def _attempt(bench: _Bench, attempt: Attempt, earlier: Iterable[Finding]) -> Out
         log.debug("%s failed", attempt.id, exc_info=True)
         note = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         return Outcome(attempt, replace(blank, note=note), sample, None)
-    scored = _scored(blank, bench.scorer(sample), claims, plan, attempt)
     scored = replace(scored, seconds=cost.seconds, peak_memory_mb=cost.peak_memory_mb)
     verdict, note = judge(scored, earlier)
     return Outcome(attempt, replace(scored, verdict=verdict, note=note), sample, claims)
