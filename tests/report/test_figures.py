@@ -70,9 +70,10 @@ def test_identified_share_interval_and_chance_are_where_they_belong():
 
 
 def test_luck_bars_are_the_exact_distribution():
-    figure, svg = drawn(ATTACK, BLIND)[1]
+    few = {"decoys": 3}
+    figure, svg = drawn(dataclasses.replace(ATTACK, **few), dataclasses.replace(BLIND, **few))[1]
     heights = [float(bar.get("height")) for bar in svg.iter("rect")]
-    exact = [tail(k, 4, 99) - tail(k + 1, 4, 99) for k in range(5)]
+    exact = [tail(k, 4, 3) - tail(k + 1, 4, 3) for k in range(5)]
     assert heights == pytest.approx([h * heights[0] / exact[0] for h in exact], abs=0.06)
     bars = [float(bar.get("x")) + float(bar.get("width")) / 2 for bar in svg.iter("rect")]
     seen = {tip_of(dot): float(dot.get("cx")) for dot in svg.iter("circle")}
@@ -105,8 +106,10 @@ def test_infinite_psnr_lies_beyond_every_number():
 
 
 def test_only_infinite_psnr_can_be_drawn():
-    exact = dataclasses.replace(ATTACK, scores={"psnr": (math.inf,) * 4}, baselines={})
-    assert len(drawn(exact)) == 3
+    baselines = {"psnr": {"nearest_decoy": math.inf}}
+    exact = dataclasses.replace(ATTACK, scores={"psnr": (math.inf,) * 4}, baselines=baselines)
+    _, svg = drawn(exact)[2]
+    assert all(0 <= float(line.get("x1")) <= RIGHT for line in svg.iter("line"))
 
 
 def test_seeds_are_pooled():

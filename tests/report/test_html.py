@@ -100,12 +100,16 @@ def test_each_picture_shows_what_its_label_says(page, photographs):
         np.testing.assert_array_equal(pixels(uri), eight_bit(image, images.spec))
 
 
-def test_identified_records_come_first(page):
-    marks = page.texts("h4")
-    assert len(marks) == 8
-    for seed in (marks[:4], marks[4:]):
-        identified = ["not identified" not in mark for mark in seed]
-        assert identified == sorted(identified, reverse=True)
+def test_identified_records_come_first_then_the_most_alike(changed, photographs, read_page):
+    record = changed(
+        photographs,
+        "attack",
+        identified=[False, True, False, True],
+        similarity=[0.9, 0.2, None, 0.3],
+    )
+    titles = read_page(render(record, "html", redact=True)).texts("h4")
+    assert [title.split()[1] for title in titles] == ["4", "2", "1", "3"] * 2
+    assert ["not identified" in title for title in titles] == [False, False, True, True] * 2
 
 
 def test_cards_say_what_the_finding_says(page, photographs):
