@@ -152,8 +152,7 @@ def psnr_figure(groups: Sequence[Group]) -> Figure | None:
         drawing.markup(),
         "Dot: one record's claim. Thick mark: their median. Vertical lines: the median PSNR of an "
         "all-black image, of the mean public image, and of each record's nearest decoy by pixels. "
-        "A PSNR below those lines shows nothing by itself, and one above them decides nothing: "
-        "identification does.",
+        "A claim can lie left of them and identify its record, or right of them and not.",
     )
 
 
