@@ -1,5 +1,6 @@
 """``medbreach plugin``: a start for plugin authors."""
 
+import shlex
 from pathlib import Path
 
 import click
@@ -29,4 +30,5 @@ def new_plugin(name: str, kind: str, out: Path | None) -> None:
     from medbreach.scaffold import write_plugin
 
     folder = write_plugin(name, kind, out)
-    click.echo(f"{folder} is ready: pip install -e {folder} && python -m pytest {folder}")
+    shown = shlex.quote(str(folder))
+    click.echo(f"{folder} is ready: pip install -e {shown} && python -m pytest {shown}")
