@@ -8,10 +8,9 @@ from torch import Tensor
 
 from medbreach.record import Images, Line, RunRecord
 from medbreach.report import phrasing
-from medbreach.report.pictures import Picture, explain, pictures_of, side_for
-from medbreach.report.tables import verdict_kind
+from medbreach.report.pictures import LARGEST, Picture, explain, pictures_of, side_for
 from medbreach.statistics import chance, wilson
-from medbreach.types import Finding, ImageSpec, Role
+from medbreach.types import Finding, Role
 
 PER_PAGE: Final = 48
 PER_FINDING: Final = 8
@@ -77,7 +76,6 @@ class Gallery(NamedTuple):
         kind: How that is coloured.
         summary: Its numbers in a sentence.
         cards: The records, identified ones first.
-        volumes: Whether images have three planes.
     """
 
     title: str
@@ -85,7 +83,6 @@ class Gallery(NamedTuple):
     kind: str
     summary: str
     cards: tuple[Card, ...]
-    volumes: bool
 
 
 class Exhibition(NamedTuple):
@@ -114,12 +111,13 @@ def exhibit(record: RunRecord, lines: Sequence[Line], *, redact: bool) -> Exhibi
     shown = ranked[:PER_PAGE]
     most = max(1, min(PER_FINDING, PER_PAGE // max(1, len(shown))))
     cards = sum(min(most, line.finding.records) for line in shown)
-    galleries, spec = [], None
+    galleries, remarks, side = [], [], LARGEST
     for line in shown:
         images = None if redact else record.images(line)
-        spec = images.spec if images is not None else spec
-        galleries.append(_gallery(line.finding, images, most, cards))
-    remarks = [] if spec is None else list(explain(spec, _side(spec, cards)))
+        if images is not None:
+            side = side_for(3 * cards, images.spec)
+            remarks = list(explain(images.spec, side))
+        galleries.append(_gallery(line.finding, images, most, side))
     if any(line.finding.records > most for line in shown):
         remarks.append(f"At most {most} records of each attempt are shown, identified ones first.")
     if len(shown) < len(ranked):
@@ -129,26 +127,21 @@ def exhibit(record: RunRecord, lines: Sequence[Line], *, redact: bool) -> Exhibi
     return Exhibition(tuple(galleries), tuple(remarks))
 
 
-def _side(spec: ImageSpec, cards: int) -> int:
-    return side_for(3 * cards, spec)
-
-
-def _gallery(finding: Finding, images: Images | None, most: int, cards: int) -> Gallery:
+def _gallery(finding: Finding, images: Images | None, most: int, side: int) -> Gallery:
     rate = wilson(sum(finding.identified), finding.records)
     behind = f" behind {phrasing.defended(finding.defenses)}" if finding.defenses else ""
     order = sorted(range(finding.records), key=lambda j: _rank(finding, j))
     return Gallery(
         title=f"{finding.attack}{behind}, seed {finding.seed}",
         verdict=phrasing.outcome(finding),
-        kind=verdict_kind(finding.verdict),
+        kind=phrasing.verdict_kind(finding.verdict),
         summary=(
             f"{phrasing.share(rate)} records identified among {finding.decoys} decoys "
             f"(95\u00a0% interval {phrasing.interval(rate)}; chance {chance(finding.decoys):.1%}; "
             f"p\u00a0=\u00a0{phrasing.p_value(finding.p_value)}, a leak at or below "
             f"{phrasing.p_value(finding.level)})."
         ),
-        cards=tuple(_card(finding, j, images, cards) for j in order[:most]),
-        volumes=images is not None and len(images.spec.space) == 3,
+        cards=tuple(_card(finding, j, images, side) for j in order[:most]),
     )
 
 
@@ -157,7 +150,7 @@ def _rank(finding: Finding, record: int) -> tuple[bool, float]:
     return not finding.identified[record], -(-math.inf if similarity is None else similarity)
 
 
-def _card(finding: Finding, record: int, images: Images | None, cards: int) -> Card:
+def _card(finding: Finding, record: int, images: Images | None, side: int) -> Card:
     several = len(set(finding.clients)) > 1
     client = f" of client {finding.clients[record]}" if several else ""
     likenesses = (
@@ -174,7 +167,7 @@ def _card(finding: Finding, record: int, images: Images | None, cards: int) -> C
             for name in SCORES
             if name in finding.scores and finding.scores[name][record] is not None
         ),
-        views=() if images is None else _views(finding, record, images, cards),
+        views=() if images is None else _views(finding, record, images, side),
     )
 
 
@@ -197,8 +190,8 @@ def _remark(finding: Finding, record: int) -> str:
     return "Its claim resembles it most, but another claim resembles a decoy even more."
 
 
-def _views(finding: Finding, record: int, images: Images, cards: int) -> tuple[View, ...]:
-    name, spec, side = f"record {record + 1}", images.spec, _side(images.spec, cards)
+def _views(finding: Finding, record: int, images: Images, side: int) -> tuple[View, ...]:
+    name, spec = f"record {record + 1}", images.spec
     claim, decoy = finding.matched[record], finding.decoy_index[record]
 
     def view(kind: str, title: str, text: str, image: Tensor | None) -> View:

@@ -9,15 +9,14 @@ from markupsafe import Markup
 
 from medbreach.report.drawing import Drawing, ticks
 from medbreach.report.groups import Group, baseline, with_role
-from medbreach.report.phrasing import TIMES, interval, score, share
+from medbreach.report.phrasing import TIMES, interval, score, share, verdict_kind
 from medbreach.statistics import tail
-from medbreach.types import Rate, Role, Verdict
+from medbreach.types import Rate, Role
 
 WIDTH: Final = 640.0
 LEFT, RIGHT = 20.0, 620.0
 ROW: Final = 40.0
 BASELINES: Final = {"black": "black image", "mean": "mean image", "nearest_decoy": "nearest decoy"}
-_KINDS: Final = {Verdict.LEAK: "leak", Verdict.NO_LEAK: "calm"}
 
 
 class Figure(NamedTuple):
@@ -51,9 +50,9 @@ class _Row(NamedTuple):
     """A rate that the first figure shows."""
 
     title: str
+    kind: str
     rate: Rate
     chance: float
-    kind: str
 
 
 def figures(groups: Sequence[Group]) -> list[Figure]:
@@ -64,15 +63,8 @@ def figures(groups: Sequence[Group]) -> list[Figure]:
 
 def identified_figure(groups: Sequence[Group]) -> Figure | None:
     """Show how many records were identified, with intervals, against chance."""
-    rows = [
-        _Row(g.title, g.identified, g.chance, _KINDS.get(g.verdict, "doubt"))
-        for g in with_role(groups, Role.ATTACK)
-    ]
-    for g in with_role(groups, Role.BLIND):
-        if g.null is not None:
-            rows.append(_Row(f"{g.attack} (blind control)", g.null, g.chance, "control"))
-    for g in with_role(groups, Role.SOLVABLE):
-        rows.append(_Row(f"{g.attack} (solvable control)", g.identified, g.chance, "control"))
+    rates = [(g, g.null if g.role is Role.BLIND else g.identified) for g in groups]
+    rows = [_Row(*_look(g), rate, g.chance) for g, rate in rates if rate is not None]
     if not rows:
         return None
     axis, bottom = _Axis(0.0, 1.0), ROW * len(rows) + 8
@@ -156,6 +148,13 @@ def psnr_figure(groups: Sequence[Group]) -> Figure | None:
     )
 
 
+def _look(group: Group) -> tuple[str, str]:
+    """Return the name and the colour of a group."""
+    if group.role is Role.ATTACK:
+        return group.title, verdict_kind(group.verdict)
+    return f"{group.title} ({group.role})", "control"
+
+
 def _grid_line(
     drawing: Drawing, axis: _Axis, value: float, words: str, bottom: float, top: float = 0.0
 ) -> None:
@@ -200,8 +199,7 @@ def _luck_bars(drawing: Drawing, axis: _Axis, records: int, decoys: int, bottom:
 
 
 def _count_row(drawing: Drawing, axis: _Axis, y: float, group: Group) -> None:
-    kind = "control" if group.role is Role.BLIND else _KINDS.get(group.verdict, "doubt")
-    name = f"{group.title} (blind control)" if group.role is Role.BLIND else group.title
+    name, kind = _look(group)
     drawing.text(LEFT, y + 12, name)
     drawing.line(LEFT, y + 25, RIGHT, y + 25, "grid")
     counts = [sum(f.identified) for f in group.findings]
@@ -214,8 +212,7 @@ def _count_row(drawing: Drawing, axis: _Axis, y: float, group: Group) -> None:
 
 
 def _score_row(drawing: Drawing, axis: _Axis, y: float, group: Group) -> None:
-    kind = "control" if group.role is Role.BLIND else _KINDS.get(group.verdict, "doubt")
-    name = f"{group.title} (blind control)" if group.role is Role.BLIND else group.title
+    name, kind = _look(group)
     drawing.text(LEFT, y + 14, name)
     values = group.scores("psnr")
     for value in values:

@@ -12,7 +12,7 @@ from medbreach.report import tables
 from medbreach.report.cards import exhibit
 from medbreach.report.figures import figures
 from medbreach.report.groups import grouped
-from medbreach.report.phrasing import TIMES, legible
+from medbreach.report.phrasing import TIMES, legible, verdict_kind
 from medbreach.report.summary import Summary, limits, summarise, threat_model
 
 
@@ -58,7 +58,7 @@ def _page(record: RunRecord, summary: Summary, redact: bool) -> dict[str, Any]:
     ]
     return {
         "conclusion": conclusion,
-        "kind": tables.verdict_kind(conclusion.verdict),
+        "kind": verdict_kind(conclusion.verdict),
         "redacted": redact,
         "facts": _facts(summary),
         "threats": threat_model(summary.resolved),

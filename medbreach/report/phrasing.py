@@ -11,6 +11,13 @@ TIMES: Final = "\u00d7"
 _ILLEGIBLE: Final = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
 )
+_KINDS: Final = {
+    Verdict.LEAK: "leak",
+    Verdict.NO_LEAK: "calm",
+    Verdict.SOLVED: "calm",
+    Verdict.INCONCLUSIVE: "doubt",
+    Verdict.FAILED: "doubt",
+}
 _SUPERSCRIPTS: Final = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -128,6 +135,11 @@ def outcome(finding: Finding) -> str:
         return str(finding.verdict)
     passed = {Verdict.SOLVED: "passed", Verdict.NO_LEAK: "passed", Verdict.INCONCLUSIVE: "failed"}
     return passed.get(finding.verdict, str(finding.verdict))
+
+
+def verdict_kind(verdict: Verdict) -> str:
+    """Return how the page colours a verdict: ``leak``, ``calm``, ``doubt`` or ``quiet``."""
+    return _KINDS.get(verdict, "quiet")
 
 
 def sentence(text: str) -> str:

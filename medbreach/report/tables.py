@@ -10,18 +10,11 @@ from medbreach.conclusion import false_claims
 from medbreach.record import Line
 from medbreach.report import phrasing
 from medbreach.report.groups import Group, baseline, metrics_of, with_role
-from medbreach.report.phrasing import NOTHING
+from medbreach.report.phrasing import NOTHING, verdict_kind
 from medbreach.statistics import chance, wilson
-from medbreach.types import Finding, Role, Verdict
+from medbreach.types import Finding, Role
 
 LIKENESSES: Final = {"mse": "MSE", "correlation": "correlation", "ssim": "SSIM"}
-_KINDS: Final = {
-    Verdict.LEAK: "leak",
-    Verdict.NO_LEAK: "calm",
-    Verdict.SOLVED: "calm",
-    Verdict.INCONCLUSIVE: "doubt",
-    Verdict.FAILED: "doubt",
-}
 
 
 class Column(NamedTuple):
@@ -62,11 +55,6 @@ class Table(NamedTuple):
     caption: str
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
-
-
-def verdict_kind(verdict: Verdict) -> str:
-    """Return how a verdict is coloured."""
-    return _KINDS.get(verdict, "quiet")
 
 
 def attacks_table(lines: Iterable[Line]) -> Table:

@@ -146,8 +146,8 @@ def test_limits_name_few_decoys_and_what_was_not_computed(edit, photographs):
 
 
 def test_a_header_without_what_is_needed_is_damaged(edit, photographs):
-    record = edit(photographs, lambda header: header.pop("attempts"))
-    with pytest.raises(RecordError, match=r"run\.json is damaged: it has no attempts"):
+    record = edit(photographs, lambda header: header.pop("images"))
+    with pytest.raises(RecordError, match=r"run\.json is damaged: it has no images"):
         render(record, "text")
 
 
