@@ -1,6 +1,7 @@
 """Finding what is installed: the plugin manager, and look-ups by name."""
 
 import dataclasses
+import difflib
 import functools
 import importlib
 import os
@@ -16,6 +17,7 @@ from medbreach import hookspecs
 from medbreach.components import Attack, Component, Dataset, Defense, Metric, Model, Server
 from medbreach.errors import ConfigError, MedbreachError, PluginError
 from medbreach.settings import nearest
+from medbreach.types import Finding
 
 BUILTIN = (
     "medbreach.attacks",
@@ -30,7 +32,7 @@ C = TypeVar("C", bound=Component)
 
 
 class PluginWarning(UserWarning):
-    """A plugin is left out because it cannot be loaded."""
+    """A plugin is left out because it cannot be loaded, or could not take note of a finding."""
 
 
 class Plugin(NamedTuple):
@@ -74,7 +76,8 @@ def new_manager(*, third_party: bool = True) -> pluggy.PluginManager:
         manager.check_pending()
     except pluggy.PluginValidationError as error:
         unknown = str(error).partition(" in plugin ")[0]
-        known = nearest(unknown.rpartition("hook ")[2].strip("'"), hook_names())
+        hook = unknown.rpartition("hook ")[2].strip("'")
+        known = nearest(hook, difflib.get_close_matches(hook, hook_names(), n=1) or hook_names())
         culprit = manager.get_name(error.plugin)
         raise PluginError(f"plugin {culprit} implements an {unknown}; {known}") from error
     return manager
@@ -108,6 +111,14 @@ def call(hook: str, **arguments: Any) -> list[Any]:
         raise PluginError(
             f"plugin {', '.join(names)} failed in {hook}: {type(error).__name__}: {error}"
         ) from error
+
+
+def announce(finding: Finding) -> None:
+    """Tell every plugin of a finding; one that fails is warned about, since the audit goes on."""
+    try:
+        call("medbreach_finding", finding=finding)
+    except PluginError as error:
+        warnings.warn(str(error), PluginWarning, stacklevel=2)
 
 
 def blocked() -> frozenset[str]:
@@ -179,10 +190,10 @@ def by_name(offers: Iterable[Any], kind: type[C]) -> dict[str, type[C]]:
         _check_offer(component, kind)
         other = found.setdefault(component.name, component)
         if other is not component:
+            modules = " and ".join(sorted([other.__module__, component.__module__]))
             raise PluginError(
-                f"{other.__module__} and {component.__module__} both offer {component.name!r}: "
-                "rename one, or leave one out with MEDBREACH_BLOCK=NAME; 'medbreach list plugins' "
-                "has the names"
+                f"{modules} both offer {component.name!r}: rename one, or leave one out with "
+                "MEDBREACH_BLOCK=NAME; 'medbreach list plugins' has the names"
             )
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))
 
