@@ -261,7 +261,7 @@ class Finding:
         case: Name of the case.
         server: Name of the server.
         attack: Name of the attack's settings.
-        defenses: Names of the defenses, innermost first.
+        defenses: Names of the defenses' settings, innermost first.
         seed: Seed of the attempt.
         role: Whether this is an attack or one of the controls beside it.
         verdict: What the attempt showed.
