@@ -22,9 +22,11 @@ $(STAMP): pyproject.toml constraints.txt $(DISTRIBUTIONS:%=%pyproject.toml)
 	  --editable '.[dev,docs]' $(DISTRIBUTIONS:%=--editable ./%)
 	touch $@
 
-demo: $(STAMP)  ## Audit four real dermoscopy images: verdict and report
+demo: $(STAMP)  ## Audit real dermoscopy images: verdict and report
 	$(RUN)/medbreach audit case=dermoscopy_2d attack=[blind_guess,invertinggradients] \
-	  attack.optim.max_iterations=1200 audit.seeds=3 --out runs/demo --overwrite --fail-on never
+	  attack.optim.max_iterations=1200 attack.optim.step_size_decay=cosine-decay \
+	  attack.regularization.total_variation.scale=0.05 audit.seeds=3 \
+	  --out runs/demo --overwrite --fail-on never
 
 test: $(STAMP)  ## Run the suite (no GPU, nothing slow)
 	$(RUN)/python -m pytest -m "not slow and not gpu"
