@@ -1,11 +1,11 @@
 """What the attacks share that solve equations instead of descending."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
 
-from medbreach.attacks.gradient_matching import Precision
+from medbreach.attacks.gradient_matching import LabelStrategy, Precision
 from medbreach.components import Attack
 from medbreach.settings import plain
 from medbreach.types import Exchange, Reconstruction, Reveals
@@ -23,9 +23,9 @@ class ClosedForm(Attack):
 
     needs: ClassVar[frozenset[Reveals]] = frozenset({Reveals.COUNT})
 
-    label_strategy: str | None = None
+    label_strategy: LabelStrategy | None = None
     normalize_gradients: bool = False
-    impl: Precision = Precision()
+    impl: Precision = field(default_factory=Precision)
 
     def run(self, exchange: Exchange, rng: torch.Generator) -> Reconstruction:
         """Return what the equations give.

@@ -1,5 +1,6 @@
 """What the attacks share that search for images whose gradient matches the update."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -8,8 +9,30 @@ import torch
 
 from medbreach.components import Attack
 from medbreach.errors import NotApplicable
-from medbreach.settings import plain
+from medbreach.settings import nearest, plain
 from medbreach.types import Exchange, Reconstruction, Reveals
+
+LabelStrategy = Literal[
+    "iDLG", "analytic", "yin", "wainakh-simple", "bias-corrected", "random", "None"
+]
+"""breaching's ways of inferring labels; it writes ``None`` in quotes where it means null."""
+
+COLOURS = r"(red|green|blue|dark|light)(-true)?"
+TILES = r"(randn?-)?(patterned|wei)-[1-9]\d*(-randn?)?"
+FIRST_CANDIDATES = rf"randn|randn-trunc|rand|zeros|{COLOURS}|{TILES}"
+
+AUGMENTATIONS: Mapping[str, frozenset[str]] = {
+    "antialias": frozenset({"width"}),
+    "colorjitter": frozenset({"shuffle_every", "mean", "std", "none"}),
+    "continuous_shift": frozenset({"shift", "fliplr", "flipud", "mode", "padding"}),
+    "discrete_shift": frozenset({"lim"}),
+    "flip": frozenset({"p"}),
+    "focus": frozenset({"size", "std"}),
+    "median": frozenset({"kernel_size", "stride", "padding", "same"}),
+    "centerzoom": frozenset({"initial_fov", "out_size"}),
+    "zoom": frozenset({"out_size"}),
+}
+"""breaching's augmentations and their settings."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +52,6 @@ class Objective:
         "fast-cosine-similarity",
         "angular",
         "l1",
-        "pearlmutter-loss",
-        "pearlmutter-cosine",
     ] = "euclidean"
     scale: float = 1.0
     task_regularization: float = 0.0
@@ -59,11 +80,12 @@ class Descent:
 
     Attributes:
         optimizer: ``adam``, ``adam-safe``, ``bert-adam``, ``momgd``, ``gd`` or ``l-bfgs``.
-        signed: Use the gradient's sign: ``hard``, or ``soft`` (a tanh that sharpens).
+        signed: Use the gradient's sign: ``hard``, or ``soft`` (a tanh that sharpens); null or
+            false: the gradient itself.
         step_size: Step size, in normalised intensity.
         boxed: Keep the candidate within the images' bounds.
         max_iterations: Number of steps (of each stage).
-        step_size_decay: ``step-lr``, ``cosine-decay``, ``linear``, or none.
+        step_size_decay: ``step-lr``, ``cosine-decay``, ``linear``, or ``none`` or null.
         langevin_noise: Scale of noise on the gradient.
         warmup: Steps over which the step size rises.
         grad_clip: Greatest norm of the candidate's gradient; null for none.
@@ -71,11 +93,11 @@ class Descent:
     """
 
     optimizer: str = "Adam"
-    signed: str | bool | None = None
+    signed: Literal["hard", "soft"] | bool | None = None
     step_size: float = 1.0
     boxed: bool = False
     max_iterations: int = 400
-    step_size_decay: str | None = None
+    step_size_decay: Literal["step-lr", "cosine-decay", "linear", "none"] | None = None
     langevin_noise: float = 0.0
     warmup: int = 0
     grad_clip: float | None = None
@@ -87,6 +109,10 @@ class Descent:
             raise ValueError(f"optim.optimizer must be one of {', '.join(known)}")
         if self.max_iterations < 1:
             raise ValueError(f"optim.max_iterations must be at least 1, got {self.max_iterations}")
+        if self.signed is True:
+            raise ValueError("optim.signed must be hard, soft, false or null: true does nothing")
+        if self.warmup < 0:
+            raise ValueError(f"optim.warmup must not be negative, got {self.warmup}")
 
 
 @dataclass(frozen=True)
@@ -171,12 +197,12 @@ class Precision:
     Attributes:
         dtype: ``float`` or ``double``.
         mixed_precision: Use autocast.
-        JIT: ``script`` or ``trace`` the network, or null.
+        JIT: Null: compiling the network is not supported.
     """
 
     dtype: Literal["float", "double"] = "float"
     mixed_precision: bool = False
-    JIT: str | None = None
+    JIT: None = None
 
 
 @dataclass(frozen=True)
@@ -184,11 +210,12 @@ class GradientMatching(Attack):
     """An attack of breaching's that descends on images until their gradient matches the update.
 
     Attributes:
-        label_strategy: How labels are inferred where they are withheld: ``iDLG``, ``analytic``,
-            ``yin``, ``wainakh-simple``, ``wainakh-whitebox``, ``bias-corrected``, ``random``.
+        label_strategy: How labels are inferred where they are withheld; null: not at all.
         objective: Distance of the candidate's gradient to the update.
         restarts: Several starts, of which the best is kept.
-        init: Where the candidate starts: ``randn``, ``rand``, ``zeros``, ``patterned-4``, ...
+        init: Where the candidate starts: ``randn``, ``randn-trunc``, ``rand``, ``zeros``;
+            ``patterned-4`` or ``wei-4``: tiles of 4 pixels; ``red``, ``green``, ``blue``, ``dark``,
+            ``light``, with ``-true`` before normalisation (RGB only).
         normalize_gradients: Scale the update to unit norm first.
         optim: How the candidate is moved.
         augmentations: breaching's augmentations of the candidate, by name, with their settings.
@@ -201,10 +228,12 @@ class GradientMatching(Attack):
     differs: ClassVar[str] = (
         "Runs on grey images and volumes too (total variation along every axis, patterns and "
         "BatchNorm statistics in 3D); local training is replayed for every client and any batch "
-        "size; a change of weights without its recipe is matched by direction with the right sign."
+        "size; a change of weights without its recipe is matched by direction with the right sign. "
+        "breaching's objectives pearlmutter-*, its label strategies wainakh-whitebox and "
+        "exhaustive and its JIT are left out: they fail there, or torch gives them up."
     )
 
-    label_strategy: str | None = "bias-corrected"
+    label_strategy: LabelStrategy | None = "bias-corrected"
     objective: Objective = Objective()
     restarts: Restarts = Restarts()
     init: str = "randn"
@@ -214,6 +243,19 @@ class GradientMatching(Attack):
     differentiable_augmentations: bool = False
     regularization: Regularization | None = None
     impl: Precision = Precision()
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(FIRST_CANDIDATES, self.init):
+            raise ValueError(
+                f"init {self.init!r} is unknown: try randn, rand, zeros, or patterned-4"
+            )
+        for name, settings in (self.augmentations or {}).items():
+            if name not in AUGMENTATIONS:
+                raise ValueError(f"augmentations has no {name!r}; {nearest(name, AUGMENTATIONS)}")
+            for key in set(settings or {}) - AUGMENTATIONS[name]:
+                raise ValueError(
+                    f"augmentations.{name} has no key {key!r}; {nearest(key, AUGMENTATIONS[name])}"
+                )
 
     def run(self, exchange: Exchange, rng: torch.Generator) -> Reconstruction:
         """Return as many images as there are records.
@@ -234,7 +276,7 @@ class GradientMatching(Attack):
         """
         spec = exchange.spec
         flat, rgb = len(spec.space) == 2, len(spec.space) == 2 and spec.channels == 3
-        if any(word in self.init for word in ("red", "green", "blue", "dark", "light")) and not rgb:
+        if re.fullmatch(COLOURS, self.init) and not rgb:
             raise NotApplicable(f"init {self.init!r} is for 2D RGB images only")
         if self.augmentations and not flat:
             raise NotApplicable("breaching's augmentations are for 2D images only")
@@ -247,5 +289,9 @@ class GradientMatching(Attack):
         """Return the settings under breaching's keys."""
         words: dict[str, Any] = plain(self)
         given = words["regularization"] or {}
+        if self.label_strategy == "None":
+            words["label_strategy"] = None
         words["regularization"] = {k: v for k, v in given.items() if v is not None}
+        augmentations = words["augmentations"] or {}
+        words["augmentations"] = {k: v or {} for k, v in augmentations.items()}
         return {"type": self.name, "attack_type": self.name, **words}

@@ -3,10 +3,12 @@
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import torch
+
 from medbreach.attacks.closed_form import ClosedForm
 from medbreach.errors import NotApplicable
 from medbreach.servers.imprint import ImprintSecret
-from medbreach.types import Exchange
+from medbreach.types import Exchange, Reconstruction, Reveals
 
 if TYPE_CHECKING:
     from medbreach.case import Case
@@ -25,11 +27,29 @@ class ImprintReadout(ClosedForm):
 
     name: ClassVar[str] = "imprint-readout"
     source: ClassVar[str] = "Fowl et al. 2022, arXiv:2110.13057"
-    differs: ClassVar[str] = "Works on images of any number of axes; blank padding is off."
+    differs: ClassVar[str] = (
+        "Works on images of any number of axes and channels, and without the number of records; "
+        "blank padding is off."
+    )
+    needs: ClassVar[frozenset[Reveals]] = frozenset()
 
     breach_padding: bool = False
     breach_reduction: Literal["bias", "weight"] | None = None
     sort_by_bias: bool = False
+
+    def run(self, exchange: Exchange, rng: torch.Generator) -> Reconstruction:
+        """Return one image for each row that records went through.
+
+        Raises:
+            NotApplicable: The server planted nothing, or the number of records is asked for and
+                withheld.
+        """
+        if exchange.update.count is None and (self.breach_padding or self.breach_reduction):
+            raise NotApplicable(
+                "breach_padding and breach_reduction need the number of records, which the client "
+                "withholds"
+            )
+        return super().run(exchange, rng)
 
     def control(self, case: "Case") -> "Case":
         """Return one record, with the case's own server."""

@@ -12,6 +12,10 @@ class Optimization(GradientMatching):
 
     breaching's settings ``invertinggradients``, ``modern``, ``legacy``, ``seethroughgradients``,
     ``wei``, ``beyondinfering`` and ``clsattack`` are kinds of it.
+
+    ``seethroughgradients`` is made for trained networks with BatchNorm. It does not solve its
+    control, whose network has neither: there its noise is greater than the gradient of its
+    objective, which it scales by 1e-4. ``attack.optim.langevin_noise=0`` solves it.
     """
 
     name: ClassVar[str] = "optimization"

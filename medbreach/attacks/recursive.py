@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from medbreach.attacks.closed_form import ClosedForm
+from medbreach.attacks.gradient_matching import LabelStrategy
 from medbreach.models.rgap_cnn import RGAPNetwork
 
 if TYPE_CHECKING:
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Inversion:
-    """How the last layer's output is found.
+    """How the last layer's output is found where that layer has no bias; not used here.
 
     Attributes:
         step_size: Step size of the descent.
@@ -25,19 +26,21 @@ class Inversion:
 
 @dataclass(frozen=True)
 class Recursive(ClosedForm):
-    """Go back through a chain of convolutions, solving one linear system a layer (R-GAP).
+    """Go back through a chain of convolutions, solving one dense linear system a layer (R-GAP).
+
+    The last layer needs a bias: breaching's way without one is for two classes with one output.
 
     Attributes:
-        inversion: How the last layer's output is found where that layer has no bias.
+        inversion: Not used: how the last layer's output is found where that layer has no bias.
     """
 
     name: ClassVar[str] = "recursive"
     source: ClassVar[str] = "Zhu and Blaschko 2021, arXiv:2010.07733"
     dimensions: ClassVar[frozenset[int]] = frozenset({2})
 
-    label_strategy: str | None = "wainakh-simple"
+    label_strategy: LabelStrategy | None = "wainakh-simple"
     inversion: Inversion = Inversion()
 
     def control(self, case: "Case") -> "Case":
-        """Return one record and a chain of convolutions."""
-        return case.solvable(RGAPNetwork())
+        """Return one record and a chain of two convolutions; six take minutes."""
+        return case.solvable(RGAPNetwork(depth=2))

@@ -2,60 +2,82 @@
 
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from medbreach.breaching_bridge import library
-from medbreach.breaching_bridge.descent import AnyImage
+from medbreach.breaching_bridge.chains import chain_for_rgap, check_fully_connected
+from medbreach.breaching_bridge.images import WithLabels
+from medbreach.breaching_bridge.values import Container
 from medbreach.errors import NotApplicable
 
-PASSIVE = (nn.Sequential, nn.Flatten, nn.Linear, nn.ReLU, nn.Identity, nn.Sigmoid, nn.Tanh)
 
-
-def layers(model: nn.Module) -> list[nn.Module]:
-    """Return a network's layers, in order, without their containers."""
-    return [m for m in model.modules() if not list(m.children())]
-
-
-class Analytic(AnyImage, library.analytic.AnalyticAttacker):  # type: ignore[misc]
+class Analytic(WithLabels, library.analytic.AnalyticAttacker):  # type: ignore[misc]
     """breaching's inversion of fully connected networks."""
 
     def reconstruct(self, server_payload: Any, shared_data: Any, *rest: Any) -> Any:
         """Check that the network is one, then do as breaching does.
 
         Raises:
-            NotApplicable: The network is not a sequence of linear layers.
+            NotApplicable: The network is not a sequence of linear layers on the flattened image.
         """
-        found = layers(self.exchange.model)
-        if not found or not isinstance(found[0], nn.Flatten):
-            raise NotApplicable("analytic needs a network that starts with nn.Flatten")
-        strange = next((m for m in found if not isinstance(m, PASSIVE)), None)
-        if strange is not None:
-            raise NotApplicable(
-                f"analytic needs a sequence of linear layers, the network has a "
-                f"{type(strange).__name__}"
-            )
-        if any(m.bias is None for m in found if isinstance(m, nn.Linear)):
-            raise NotApplicable("analytic needs a bias in every linear layer")
-        return super().reconstruct(server_payload, shared_data, *rest)
+        check_fully_connected(self.exchange)
+        found, statistics = super().reconstruct(server_payload, shared_data, *rest)
+        _, bias, *_ = self.exchange.update.change.values()
+        if not bias.any():  # nothing came through the first layer
+            found = {"data": found["data"][:0], "labels": None}
+        return found, statistics
 
     def invert_fc_layer(self, weight_grad: Tensor, bias_grad: Tensor, positions: Any) -> Tensor:
         """Divide as breaching does; where its row numbers, the labels, run out, start again."""
         usable = int((bias_grad != 0).sum())
-        if usable == 0:
-            raise NotApplicable("the update of a linear layer's bias is zero everywhere")
+        if usable == 0:  # nothing is known of the layer's inputs
+            return weight_grad.new_zeros(len(positions), weight_grad.shape[1])
         if len(positions) > 1:
             positions = positions % usable
         inverted: Tensor = super().invert_fc_layer(weight_grad, bias_grad, positions)
         return inverted
 
 
-class ImprintReadout(AnyImage, library.analytic.ImprintAttacker):  # type: ignore[misc]
-    """breaching's reading of a planted layer, for images of any number of axes."""
+class ImprintReadout(WithLabels, library.analytic.ImprintAttacker):  # type: ignore[misc]
+    """breaching's reading of a planted layer, for images of any number of axes and channels."""
+
+    needs_labels = False
+
+    def reconstruct(self, server_payload: Any, shared_data: Any, secrets: Any, *rest: Any) -> Any:
+        """Undo a shuffling of rows where the layer is, then do as breaching does."""
+        if self.cfg.sort_by_bias:  # breaching looks for the layer's bias in a fixed place
+            place = secrets["ImprintBlock"]
+            order = place["bias"].argsort(descending=True)
+            gradients = shared_data[0]["gradients"]
+            for k in (place["weight_idx"], place["bias_idx"]):
+                gradients[k] = gradients[k][order]
+            self.cfg.sort_by_bias = False
+        return super().reconstruct(server_payload, shared_data, secrets, *rest)
+
+    def reduce_hits(
+        self, layer_inputs: Tensor, weight_grad: Tensor, bias_grad: Tensor, shared_data: Any
+    ) -> Tensor:
+        """Reduce as breaching does; without the number of records, not at all."""
+        if self.exchange.update.count is None:
+            return layer_inputs
+        kept: Tensor = super().reduce_hits(layer_inputs, weight_grad, bias_grad, shared_data)
+        return kept
+
+    def reformat_data(self, layer_inputs: Tensor, *_: Any) -> Tensor:
+        """Reshape and clamp as breaching does, which leaves channels after the third out."""
+        images = layer_inputs.reshape(len(layer_inputs), *self.exchange.spec.shape)
+        return torch.max(torch.min(images, (1 - self.dm) / self.ds), -self.dm / self.ds)
 
 
-class April(AnyImage, library.analytic.AprilAttacker):  # type: ignore[misc]
-    """breaching's inversion of a vision transformer's first block."""
+class April(WithLabels, library.analytic.AprilAttacker):  # type: ignore[misc]
+    """breaching's inversion of a vision transformer's first block.
+
+    Differs from breaching: blank images for the other records of a batch are not claimed.
+    """
+
+    needs_labels = False
 
     def reconstruct(self, server_payload: Any, shared_data: Any, *rest: Any) -> Any:
         """Check that the network is such a transformer, then do as breaching does.
@@ -63,20 +85,27 @@ class April(AnyImage, library.analytic.AprilAttacker):  # type: ignore[misc]
         Raises:
             NotApplicable: It is not.
         """
-        model = self.exchange.model
-        blocks = getattr(model, "blocks", None)
-        names = list(self.exchange.update.change)[:5]
-        wanted = ["pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias"]
-        if blocks is None or [n for n in wanted if n not in names] or "attn.qkv" not in names[-1]:
+        names = list(self.exchange.update.change)
+        wanted = {
+            1: "pos_embed",
+            2: "patch_embed.proj.weight",
+            3: "patch_embed.proj.bias",
+            4: "blocks.0.attn.qkv.weight",
+        }
+        if any(names[k : k + 1] != [name] for k, name in wanted.items()):
             raise NotApplicable(
                 "april_analytic needs a vision transformer with learned positions whose first "
                 "block has attention without normalisation, such as case.model=vit_april"
             )
-        return super().reconstruct(server_payload, shared_data, *rest)
+        shared_data[0]["metadata"]["num_data_points"] = 1  # it sets the number of blank images
+        found, statistics = super().reconstruct(server_payload, shared_data, *rest)
+        return found, statistics
 
 
-class Recursive(AnyImage, library.recursive.RecursiveAttacker):  # type: ignore[misc]
+class Recursive(WithLabels, library.recursive.RecursiveAttacker):  # type: ignore[misc]
     """breaching's port of R-GAP."""
+
+    needs_labels = False
 
     def reconstruct(self, server_payload: Any, shared_data: Any, *rest: Any) -> Any:
         """Check that the network is a chain that R-GAP can go back along, then go.
@@ -86,17 +115,17 @@ class Recursive(AnyImage, library.recursive.RecursiveAttacker):  # type: ignore[
         """
         if self.exchange.update.count != 1:
             raise NotApplicable("rgap reconstructs one record, not a batch")
-        chain = [m for m in layers(self.exchange.model) if not isinstance(m, nn.Flatten)]
-        *body, last = chain
-        alternates = all(
-            isinstance(m, (nn.Conv2d, nn.Linear) if i % 2 == 0 else (nn.LeakyReLU,))
-            for i, m in enumerate(body)
-        )
-        if not isinstance(last, nn.Linear) or not alternates or len(body) % 2:
-            raise NotApplicable(
-                "rgap needs convolutions and leaky ReLUs in turn, then one linear layer, such as "
-                "case.model=rgap_cnn"
-            )
-        if any(m.bias is not None for m in body if isinstance(m, (nn.Conv2d, nn.Linear))):
-            raise NotApplicable("rgap needs convolutions without bias")
-        return super().reconstruct(server_payload, shared_data, *rest)
+        self.model_template = Container(chain_for_rgap(self.exchange))
+        self.setup = {**self.setup, "device": torch.device("cpu")}
+        for shared in shared_data:
+            shared["gradients"] = [g.cpu() for g in shared["gradients"]]
+        try:
+            found, statistics = super().reconstruct(server_payload, shared_data, *rest)
+        except np.linalg.LinAlgError:  # the update is not that of one record any more
+            return {"data": self._nothing(), "labels": None}, {}
+        if not found["data"].isfinite().all():
+            found["data"] = self._nothing()
+        return found, statistics
+
+    def _nothing(self) -> Tensor:
+        return torch.zeros(0, *self.data_shape, **self.setup)

@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 _strict = ImageFile.LOAD_TRUNCATED_IMAGES
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # torch.jit is deprecated; breaching 0.1.2 scripts its losses
-    import breaching.attacks as attacks  # noqa: PLR0402
+    import breaching.attacks as attacks
     import breaching.attacks.analytic_attack as analytic
     import breaching.attacks.auxiliaries.objectives as objectives
     import breaching.attacks.auxiliaries.regularizers as regularizers

@@ -71,4 +71,7 @@ def _loss(
 
 def _gradient(loss: Tensor, weights: list[Any]) -> list[Tensor]:
     found = torch.autograd.grad(loss, weights, create_graph=True, allow_unused=True)
-    return [torch.zeros_like(w) if g is None else g for w, g in zip(weights, found, strict=True)]
+    gradients: tuple[Tensor | None, ...] = found
+    return [
+        torch.zeros_like(w) if g is None else g for w, g in zip(weights, gradients, strict=True)
+    ]

@@ -1,23 +1,20 @@
 """Running one of breaching's attackers on an exchange."""
 
+import contextlib
 import copy
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import torch
 from omegaconf import OmegaConf
-from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from medbreach.breaching_bridge import library
+from medbreach.breaching_bridge.attackers import JointOptimization, Multiscale, Optimization
 from medbreach.breaching_bridge.closed_form import Analytic, April, ImprintReadout, Recursive
-from medbreach.breaching_bridge.descent import (
-    Descent,
-    Interrupted,
-    JointOptimization,
-    Multiscale,
-    Optimization,
-)
-from medbreach.breaching_bridge.values import server_payload, shared_data
+from medbreach.breaching_bridge.descent import Descent, Interrupted
+from medbreach.breaching_bridge.values import Container, server_payload, shared_data
 from medbreach.errors import NotApplicable
 from medbreach.randomness import lend_global
 from medbreach.types import Exchange, Reconstruction
@@ -42,18 +39,6 @@ ATTACKERS: dict[str, type] = {
 }
 
 
-class _Container(nn.Module):
-    """breaching's attackers find the network below the attribute ``model``."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = self.model(inputs)
-        return out
-
-
 def reconstruct(
     kind: Kind,
     settings: Mapping[str, Any],
@@ -71,17 +56,18 @@ def reconstruct(
         secrets: What breaching's server would remember.
 
     Raises:
-        NotApplicable: The labels are withheld and cannot be inferred.
+        NotApplicable: The labels are withheld and cannot be inferred, or the network is not one
+            that the attack works on.
     """
     first = next(iter(exchange.update.change.values()))
     setup = {"device": first.device, "dtype": first.dtype}
     config = OmegaConf.create(dict(settings))
-    container = _Container(copy.deepcopy(exchange.model))
-    with lend_global(rng), library.quiet():
+    container = Container(copy.deepcopy(exchange.model))
+    with lend_global(rng), library.quiet(), sdpa_kernel(SDPBackend.MATH), _second_derivatives():
         attacker = ATTACKERS[kind](container, exchange.loss, config, setup)
-        if isinstance(attacker, Descent):
-            attacker.fit_to_images(exchange)
         attacker.exchange = exchange
+        if isinstance(attacker, Descent):
+            attacker.fit_to_exchange()
         try:
             found, _ = attacker.reconstruct(
                 server_payload(exchange), shared_data(exchange), dict(secrets or {})
@@ -92,6 +78,26 @@ def reconstruct(
     labels = found["labels"]
     usable = isinstance(labels, torch.Tensor) and labels.shape == images.shape[:1]
     return Reconstruction(images, labels.long() if usable else None)
+
+
+@contextlib.contextmanager
+def _second_derivatives() -> Iterator[None]:
+    """Turn torch's refusal to differentiate a gradient into an outcome.
+
+    Raises:
+        NotApplicable: The network has an operation without a second derivative.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        missing = re.search(
+            r"derivative for \S+ is not implemented|@once_differentiable", str(error)
+        )
+        if missing is None:
+            raise
+        raise NotApplicable(
+            f"the network has an operation without a second derivative: {missing[0]}"
+        ) from error
 
 
 def imprint_secrets(exchange: Exchange, weight: str, bias: str, structure: str) -> dict[str, Any]:
@@ -112,6 +118,7 @@ def imprint_secrets(exchange: Exchange, weight: str, bias: str, structure: str) 
     place = {
         "weight_idx": names.index(weight),
         "bias_idx": names.index(bias),
+        "bias": exchange.model.get_parameter(bias).detach(),
         "shape": tuple(exchange.spec.shape),
         "structure": structure,
     }

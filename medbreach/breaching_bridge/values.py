@@ -4,10 +4,24 @@ from typing import Any
 
 import torch
 from omegaconf import OmegaConf
+from torch import nn
 
 from medbreach.types import Change, Exchange, ImageSpec, Recipe, Round, Update
 
 Words = dict[str, Any]
+
+
+class Container(nn.Module):
+    """breaching's attackers find the network below the attribute ``model``."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Run the network."""
+        outputs: torch.Tensor = self.model(inputs)
+        return outputs
 
 
 def metadata(spec: ImageSpec, classes: int) -> Any:

@@ -53,8 +53,8 @@ class BreachingModel(Model):
 
         if len(spec.space) != 2:
             raise ModelError(
-                f"{self.name} takes 2D images; for volumes there are small_cnn and MONAI's, such as "
-                "monai_resnet18"
+                f"{self.name} takes 2D images; for volumes there are small_cnn and MONAI's "
+                "networks, such as monai_resnet18"
             )
         return construct(self.architecture, spec, classes)
 

@@ -1,5 +1,6 @@
 """Networks of linear layers."""
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import ClassVar
@@ -47,7 +48,7 @@ class MLP(Model):
         widths = [math.prod(spec.shape), *[self.width] * self.hidden]
         body = [
             layer
-            for before, after in zip(widths[:-1], widths[1:], strict=True)
+            for before, after in itertools.pairwise(widths)
             for layer in (nn.Linear(before, after), nn.ReLU())
         ]
         return nn.Sequential(nn.Flatten(), *body, nn.Linear(self.width, classes))

@@ -45,7 +45,8 @@ class TorchvisionModel(Model):
 
         if len(spec.space) != 2:
             raise ModelError(
-                f"{self.name} takes 2D images; for volumes there are MONAI's, such as monai_resnet18"
+                f"{self.name} takes 2D images; for volumes there are MONAI's networks, such as "
+                "monai_resnet18"
             )
         settings: dict[str, Any] = {"num_classes": classes}
         if self.architecture.startswith("vit"):
@@ -113,7 +114,7 @@ def networks() -> list[type[Model]]:
             namespace={
                 "name": f"torchvision_{name}",
                 "architecture": name,
-                "__doc__": f"torchvision's {name}, its first layer fitted to the channels. 2D only.",
+                "__doc__": f"torchvision's {name}, fitted to the channels. 2D only.",
                 "__module__": __name__,
             },
         )

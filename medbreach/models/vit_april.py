@@ -29,23 +29,40 @@ class Attention(nn.Module):
         queries, keys, values = split.unbind()
         # written out: its second derivative is needed, which fused kernels lack
         weights = (queries @ keys.transpose(-2, -1) / queries.shape[-1] ** 0.5).softmax(-1)
-        return self.proj((weights @ values).transpose(1, 2).flatten(2))
+        mixed: Tensor = self.proj((weights @ values).transpose(1, 2).flatten(2))
+        return mixed
 
 
-class Block(nn.Module):
+class OpenBlock(nn.Module):
     """Attention, then a normalised MLP, neither with a skip connection."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.attn = Attention(width, heads)
         self.norm2 = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
-        )
+        self.mlp = _mlp(width)
 
     def forward(self, tokens: Tokens) -> Tokens:
         """Transform the tokens."""
-        return self.mlp(self.norm2(self.attn(tokens)))
+        transformed: Tensor = self.mlp(self.norm2(self.attn(tokens)))
+        return transformed
+
+
+class Block(nn.Module):
+    """Normalised attention and a normalised MLP, both with skip connections."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.attn = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = _mlp(width)
+
+    def forward(self, tokens: Tokens) -> Tokens:
+        """Transform the tokens."""
+        tokens = tokens + self.attn(self.norm1(tokens))
+        transformed: Tensor = tokens + self.mlp(self.norm2(tokens))
+        return transformed
 
 
 class PatchEmbedding(nn.Module):
@@ -57,19 +74,23 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, images: Float[Tensor, "batch channels height width"]) -> Tensor:
         """Cut images into tokens."""
-        return self.proj(images).flatten(2).transpose(1, 2)
+        tokens: Tensor = self.proj(images).flatten(2).transpose(1, 2)
+        return tokens
 
 
 class Transformer(nn.Module):
-    """Patches, a class token and learned positions, one block, a linear head."""
+    """Patches, a class token and learned positions, an open block, other blocks, a linear head."""
 
-    def __init__(self, spec: ImageSpec, classes: int, patch: int, width: int, heads: int) -> None:
+    def __init__(
+        self, spec: ImageSpec, classes: int, patch: int, width: int, depth: int, heads: int
+    ) -> None:
         super().__init__()
         tokens = (spec.space[0] // patch) * (spec.space[1] // patch) + 1
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = nn.Parameter(0.02 * torch.randn(1, tokens, width))
         self.patch_embed = PatchEmbedding(spec.channels, patch, width)
-        self.blocks = nn.ModuleList([Block(width, heads)])
+        others = (Block(width, heads) for _ in range(depth - 1))
+        self.blocks = nn.ModuleList([OpenBlock(width, heads), *others])
         self.head = nn.Linear(width, classes)
 
     def forward(self, images: Float[Tensor, "batch channels height width"]) -> Tensor:
@@ -79,26 +100,40 @@ class Transformer(nn.Module):
         tokens = tokens + self.pos_embed
         for block in self.blocks:
             tokens = block(tokens)
-        return self.head(tokens[:, 0])
+        outputs: Tensor = self.head(tokens[:, 0])
+        return outputs
+
+
+def _mlp(width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
 
 
 @dataclass(frozen=True)
 class AprilTransformer(Model):
-    """A one-block vision transformer that the attention inversion applies to. Square 2D images.
+    """A small vision transformer that the attention inversion applies to. Square 2D images.
 
     Attributes:
         patch: Pixels along each side of a patch.
         width: Width of a token; at least the number of tokens, or the inversion is ambiguous.
+        depth: Number of blocks; at least two, for only the class token is read after the last one,
+            so its gradient says little of the other tokens.
         heads: Number of attention heads.
     """
 
     name: ClassVar[str] = "vit_april"
     source: ClassVar[str] = "Lu et al. 2022, arXiv:2112.14087, architecture (B)"
-    differs: ClassVar[str] = "One block of width 192 (ours); the source modifies ViT-Base."
+    differs: ClassVar[str] = "Two blocks of width 192 (ours); the source modifies ViT-Base."
 
     patch: int = 4
     width: int = 192
+    depth: int = 2
     heads: int = 4
+
+    def __post_init__(self) -> None:
+        if self.depth < 2:
+            raise ValueError(f"depth must be at least 2, got {self.depth}")
+        if min(self.patch, self.heads) < 1 or self.width % self.heads:
+            raise ValueError(f"width {self.width} is no multiple of {self.heads} heads")
 
     def build(self, spec: ImageSpec, classes: int) -> nn.Module:
         """Return the network.
@@ -110,6 +145,4 @@ class AprilTransformer(Model):
             raise ModelError(
                 f"vit_april takes square 2D images whose side is a multiple of {self.patch}"
             )
-        if self.width % self.heads:
-            raise ModelError(f"width {self.width} is no multiple of {self.heads} heads")
-        return Transformer(spec, classes, self.patch, self.width, self.heads)
+        return Transformer(spec, classes, self.patch, self.width, self.depth, self.heads)

@@ -25,8 +25,9 @@ def set_state(model: nn.Module, state: str) -> None:
     BatchNorm bias by 10, so that ReLUs pass everything.
     """
     for module in model.modules():
-        if state in ("untrained", "orthogonal") and hasattr(module, "reset_parameters"):
-            module.reset_parameters()
+        reset = getattr(module, "reset_parameters", None)
+        if state in ("untrained", "orthogonal") and callable(reset):
+            reset()
         if state == "orthogonal" and isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
             nn.init.orthogonal_(module.weight)
         if state == "linearized":

@@ -1,5 +1,6 @@
 """The server that plants a layer which records imprint themselves on."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -51,7 +52,7 @@ class Modification:
         sigma: Deviation of their weights.
         scale_factor: Ratio of their positive to their negative weights.
         calibrate: Put an ``ImprintBlock``'s bins at the quantiles of public images, where
-            breaching assumes a distribution.
+            breaching assumes a distribution, and scale its output to theirs.
         position: Module to plant before, which must take images of the data's shape; null: before
             the network.
         handle_preceding_layers: Not used: nothing but the image's own shape may precede the block.
@@ -92,7 +93,7 @@ class MaliciousModelServer(Server):
     source: ClassVar[str] = "Fowl et al. 2022, arXiv:2110.13057"
     differs: ClassVar[str] = (
         "The block is planted before the whole network (or a named module), so it works for any "
-        "network in 2D and 3D; its bins can be calibrated on public images."
+        "network in 2D and 3D; its bins and output can be calibrated on public images."
     )
     malicious: ClassVar[bool] = True
 
@@ -122,7 +123,13 @@ class MaliciousModelServer(Server):
         chosen = self.model_modification
         if chosen.position is not None:
             _check_place(model, spec, chosen.position)
+        if chosen.type == "CuriousAbandonHonesty" and math.prod(spec.shape) % 2:
+            raise NotApplicable(
+                "CuriousAbandonHonesty gives half of the pixels each sign, so it needs an even "
+                f"number of them, not {math.prod(spec.shape)}"
+            )
         settings = {k: getattr(chosen, k) for k in SETTINGS_OF[chosen.type]}
+        block: Any
         with lend_global(rng):
             block = imprint_block(chosen.type, spec.shape, chosen.num_bins, settings)
         if chosen.calibrate and chosen.type == "ImprintBlock":
@@ -142,7 +149,11 @@ class MaliciousModelServer(Server):
 
 @torch.no_grad()
 def calibrate(block: Any, public: Float[Tensor, "public channels *space"]) -> None:
-    """Move an imprint block's bins to the quantiles of public images; the lowest bin is open.
+    """Fit an imprint block to public images.
+
+    Its bins go to the quantiles of their measurements, the lowest bin is open, and the block's
+    output gets mean 0 and deviation 1 over them. Otherwise the output can be so large that the
+    network is sure of a record's class, whose gradient is then zero.
 
     Args:
         block: The block; changed in place.
@@ -159,12 +170,15 @@ def calibrate(block: Any, public: Float[Tensor, "public channels *space"]) -> No
     measured = public.flatten(1) @ block.linear0.weight[0]
     rows = len(block.linear0.bias)
     edges = torch.quantile(measured.double(), torch.arange(1, rows).double() / rows)
-    spread = float(measured.max() - measured.min())
-    lowest = edges[:1] - max(spread, 1e-6) * 10
-    bins = torch.cat([lowest, edges]).to(measured)
+    spread = max(float(measured.max() - measured.min()), 1e-6)
+    bins = torch.cat([edges[:1] - spread, edges]).to(measured)
     block.linear0.bias.copy_(-bins)
     if hasattr(block, "linear2"):
-        block.linear2.bias.zero_()
+        total = (measured[:, None] - bins).relu().sum(1)
+        deviation, mean = torch.std_mean(total)
+        deviation = deviation.clamp_min(1e-6 * spread)
+        block.linear2.weight.fill_(1 / float(deviation))
+        block.linear2.bias.fill_(-float(mean / deviation))
 
 
 def _check_place(model: nn.Module, spec: ImageSpec, position: str) -> None:
@@ -176,14 +190,15 @@ def _check_place(model: nn.Module, spec: ImageSpec, position: str) -> None:
     modules = dict(model.named_modules())
     if position not in modules:
         raise NotApplicable(f"the network has no module {position!r} to plant before")
-    seen: list[tuple[int, ...]] = []
+    seen: list[tuple[Any, ...]] = []
     handle = modules[position].register_forward_pre_hook(
-        lambda _, inputs: seen.append(tuple(inputs[0].shape[1:]))
+        lambda _, inputs, others: seen.append((*inputs, *others.values())), with_kwargs=True
     )
     with torch.no_grad():
-        model.eval()(torch.zeros(1, *spec.shape))
+        model.eval()(torch.zeros(2, *spec.shape))
     handle.remove()
-    if spec.shape not in seen:
+    shapes = [tuple(getattr(i, "shape", ())) for inputs in seen for i in inputs]
+    if not seen or shapes != [(2, *spec.shape)] * len(seen):
         raise NotApplicable(
             f"the module {position!r} does not take the image, so nothing is planted"
         )
