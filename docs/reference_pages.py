@@ -8,7 +8,7 @@ import click
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-from medbreach import config, plugins
+from medbreach import choices, plugins
 from medbreach.case import Case
 from medbreach.cli import program
 from medbreach.plan import Options
@@ -85,7 +85,8 @@ def _cases() -> str:
         "A case says who has which images, which network is trained, and how.",
         "",
     ]
-    lines += ["## Cases that come along", "", ", ".join(f"`{n}`" for n in config.names("case")), ""]
+    cases = ", ".join(f"`{name}`" for name in choices.names("case"))
+    lines += ["## Cases that come along", "", cases, ""]
     lines += ["## Clients", "", first_line(User), "", _settings(User, "case.user.")]
     lines += ["## Images", "", first_line(Federation), "", _settings(Federation, "case.data.")]
     lines += ["## The case itself", "", first_line(Case), ""]

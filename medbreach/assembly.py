@@ -1,6 +1,6 @@
 """Plain settings to a plan."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeVar
 
@@ -20,19 +20,26 @@ C = TypeVar("C", bound=Component)
 
 INERT: Mapping[str, frozenset[str]] = {
     "case": frozenset({"num_queries"}),
-    "case.data": frozenset(
-        "modality task size classes shape augmentations_train augmentations_val batch_size caching "
-        "db disable_mlm mlm_probability tokenizer vocab_size".split()
-    ),
-    "case.server": frozenset(),
-    "case.impl": frozenset(
-        "shuffle sample_with_replacement non_blocking sharing_strategy benchmark deterministic "
-        "pin_memory threads persistent_workers mixed_precision grad_scaling JIT "
-        "validate_every_nth_step checkpoint enable_huggingface_offline_mode".split()
-    ),
+    "case.data": frozenset({
+        "modality", "task", "size", "classes", "shape", "augmentations_train", "augmentations_val",
+        "batch_size", "caching", "db", "disable_mlm", "mlm_probability", "tokenizer", "vocab_size",
+    }),
+    "case.impl": frozenset({
+        "shuffle", "sample_with_replacement", "non_blocking", "sharing_strategy", "benchmark",
+        "deterministic", "pin_memory", "threads", "persistent_workers", "mixed_precision",
+        "grad_scaling", "JIT", "validate_every_nth_step", "checkpoint",
+        "enable_huggingface_offline_mode",
+    }),
     "attack": frozenset({"type", "text_strategy", "token_recovery", "token_strategy"}),
-}
+}  # fmt: skip
 """Keys of breaching's files that have no effect here."""
+
+WORDS: Mapping[str, str] = {
+    "case.data": "data set",
+    "case.server": "server",
+    "case.model": "model",
+}
+"""What the component of a section is called."""
 
 
 @dataclass(frozen=True)
@@ -46,16 +53,25 @@ class Implementation:
     dtype: Literal["float", "double"] = "float"
 
 
-def refuse_inert(overrides: list[str]) -> None:
-    """Refuse to set a key of breaching's that has no effect here.
+def refuse_inert(overrides: Sequence[str], plan: Plan) -> None:
+    """Refuse to set what has no effect.
 
     Raises:
-        ConfigError: One is set.
+        ConfigError: A key of breaching's is set that nothing here heeds, or the model beside the
+            user's own network.
     """
+    heeding: dict[str, tuple[Component, ...]] = {
+        "case.data": (plan.case.dataset,),
+        "attack": tuple(plan.attacks.values()),
+    }
     for text in overrides:
-        section, _, key = text.partition("=")[0].rpartition(".")
-        if key in INERT.get(section, ()):
-            raise ConfigError(f"{section}.{key} has no effect in medbreach: leave it out")
+        path = text.partition("=")[0]
+        section, _, key = path.rpartition(".")
+        heeded = any(hasattr(component, key) for component in heeding.get(section, ()))
+        if key in INERT.get(section, ()) and not heeded:
+            raise ConfigError(f"{path} has no effect in medbreach: leave it out")
+        if f"{path}.".startswith("case.model.") and isinstance(plan.case.model, UserNetwork):
+            raise ConfigError(f"{path} has no effect beside --model: leave one of them out")
 
 
 def assemble(settings: Mapping[str, Any], user_network: UserNetwork | None = None) -> Plan:
@@ -102,7 +118,13 @@ def component(
     """
     if not settings.get(key):
         raise ConfigError(f"{where}.{key} is not set; {nearest('', kinds)}")
-    kind = plugins.pick(kinds, str(settings[key]), where.rpartition(".")[2])
+    name, word = str(settings[key]), WORDS.get(where, where)
+    if where in ("attack", "case.server") and name.lower() not in map(str.lower, kinds):
+        raise ConfigError(
+            f"there is no {word} {name!r} in medbreach: choose another by "
+            f"{where.replace('.', '/')}=NAME; 'medbreach list {word}s' names them"
+        )
+    kind = plugins.pick(kinds, name, word)
     inert = INERT.get(where, frozenset())
     own = {f.name for f in fields(kind)}  # type: ignore[arg-type]
     chosen = {k: v for k, v in settings.items() if k != key and (k in own or k not in inert)}
@@ -126,9 +148,11 @@ def _case(settings: Mapping[str, Any], user_network: UserNetwork | None) -> Case
     for key in settings:
         if key not in known | INERT["case"]:
             raise ConfigError(f"case has no key {key!r}; {nearest(key, known)}")
-    absent = known - {"impl", "weights", "model"} - set(settings)
-    if absent:
-        raise ConfigError(f"the case has no {', '.join(sorted(absent))}")
+    for key in ("name", "data", "server", "user"):
+        if settings.get(key) in (None, ""):
+            raise ConfigError(f"case.{key} is not set")
+    if not isinstance(settings["name"], str | int | float):
+        raise ConfigError(f"case.name must be text, got {settings['name']!r}")
     dataset, federation = _dataset(settings["data"])
     weights = settings.get("weights")
     impl = build(Implementation, _effective(settings.get("impl"), "case.impl"), "case.impl")
@@ -158,6 +182,11 @@ def _dataset(settings: Mapping[str, Any]) -> tuple[Dataset, Federation]:
         raise ConfigError(f"case.data {settings.get('name')} is {settings['modality']}, not images")
     dealing = {f.name for f in fields(Federation)}
     kinds = plugins.datasets()
+    if settings.get("modality") and str(settings.get("name")).lower() not in map(str.lower, kinds):
+        raise ConfigError(
+            f"breaching's data set {settings.get('name')} is not read here: choose another by "
+            "case/data=NAME, or your own images by case/data=image_folder case.data.path=FOLDER"
+        )
     kind = plugins.pick(kinds, str(settings.get("name")), "data set")
     own = {f.name for f in fields(kind)}  # type: ignore[arg-type]
     for key in settings:
@@ -171,7 +200,9 @@ def _dataset(settings: Mapping[str, Any]) -> tuple[Dataset, Federation]:
 
 
 def _model(settings: Any) -> Model:
-    if settings is None:
-        raise ConfigError("case.model is not set: name a network, or give --model file.py:function")
+    if settings in (None, ""):
+        raise ConfigError("case.model is not set: name a network, or give --model FILE.py:FUNCTION")
+    if not isinstance(settings, str | Mapping):
+        raise ConfigError(f"case.model must be the name of a network, got {settings!r}")
     chosen = settings if isinstance(settings, Mapping) else {"name": settings}
     return component(plugins.models(), chosen, "case.model")

@@ -3,20 +3,28 @@
 import contextlib
 import copy
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from medbreach.case import Case, Sample, draw, honest_network, play
 from medbreach.collection import Collection
 from medbreach.components import Attack
-from medbreach.errors import ContractError, InputError, NotApplicable, Refused
+from medbreach.errors import (
+    ContractError,
+    InputError,
+    ModelError,
+    NotApplicable,
+    RecordError,
+    Refused,
+)
 from medbreach.measure import measured
-from medbreach.plan import Attempt, Plan
+from medbreach.plan import UNDEFENDED, Attempt, Plan
 from medbreach.progress import Watch, watched_by
 from medbreach.randomness import Seeds
 from medbreach.scoring import Score, Scorer
@@ -95,14 +103,36 @@ def check(plan: Plan, collection: Collection) -> Sample:
         InputError: Something is; the message names it.
         NotApplicable: The server cannot plant what it would.
     """
-    samples = [
-        draw(plan.case, collection, Seeds(s), plan.options.decoys, plan.options.public)
-        for s in plan.options.seed_numbers
-    ]
-    network = honest_network(plan.case, samples[0], Seeds(plan.options.seed_numbers[0]))
-    public = samples[0].public if plan.case.server.has_external_data else samples[0].public[:0]
-    plan.case.server.plant(network, samples[0].spec, public, Seeds(0).stream("check"))
-    return samples[0]
+    options = plan.options
+    first, *others = options.seed_numbers
+    sample = draw(plan.case, collection, Seeds(first), options.decoys, options.public)
+    for seed in others:
+        draw(plan.case, collection, Seeds(seed), options.decoys, options.public)
+    network = honest_network(plan.case, sample, Seeds(first))
+    _try_loss(plan.case, network, sample)
+    public = sample.public if plan.case.server.has_external_data else sample.public[:0]
+    plan.case.server.plant(network, sample.spec, public, Seeds(0).stream("check"))
+    return sample
+
+
+def _try_loss(case: Case, network: nn.Module, sample: Sample) -> None:
+    """Compute the loss once, for two images of the last class.
+
+    Raises:
+        ModelError: That fails, or gives no finite number.
+    """
+    images = sample.spec.normalise(sample.public[:2])
+    labels = torch.full((len(images),), sample.classes - 1)
+    try:
+        with torch.no_grad():
+            value = float(case.model.loss()(network.eval()(images), labels))
+    except Exception as error:
+        raise ModelError(
+            f"the loss of {case.model.name} cannot be computed for {sample.classes} classes: "
+            f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        ) from error
+    if not math.isfinite(value):
+        raise ModelError(f"the loss of {case.model.name} is {value} before any training")
 
 
 def audit(
@@ -142,7 +172,7 @@ def _attempt(bench: _Bench, attempt: Attempt, earlier: Iterable[Finding]) -> Out
         case=plan.case.name,
         server=plan.case.server.name,
         attack=attempt.attack,
-        defenses=tuple(d.name for d in plan.stacks.get(attempt.stack, ())),
+        defenses=() if attempt.stack == UNDEFENDED else tuple(attempt.stack.split("+")),
         seed=attempt.seed,
         role=attempt.role,
         verdict=Verdict.FAILED,
@@ -166,7 +196,7 @@ def _attempt(bench: _Bench, attempt: Attempt, earlier: Iterable[Finding]) -> Out
     except ContractError as fault:
         return Outcome(attempt, replace(blank, note=str(fault)), sample, None)
     except InputError as error:
-        if attempt.role is not Role.SOLVABLE:
+        if attempt.role is not Role.SOLVABLE or isinstance(error, RecordError):
             raise
         note = f"its control cannot be set up: {error}"
         blank = replace(blank, verdict=Verdict.NOT_APPLICABLE, note=note)
@@ -263,7 +293,7 @@ def judge(finding: Finding, earlier: Iterable[Finding]) -> tuple[Verdict, str]:
         reason = "no control was run" if control is None else control.note
         return (
             Verdict.INCONCLUSIVE,
-            f"nothing was found, but the attack failed its control: {reason}",
+            f"no more than chance was identified, but the attack failed its control: {reason}",
         )
     return Verdict.NO_LEAK, ""
 

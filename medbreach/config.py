@@ -1,17 +1,17 @@
 """breaching's config tree and ours to plain settings. The one file that knows Hydra.
 
-The search path is the user's folder, ours, each plugin's, then breaching's. A group choice such as
-``case/server=malicious-model-rtf`` picks a file; ``case.user.num_data_points=4`` sets a key. What a
-component's settings may be is checked where it is built, against its fields.
+A group choice such as ``case/server=malicious-model-rtf`` picks a file of `medbreach.choices`;
+``case.user.num_data_points=4`` sets a key. What a component's settings may be is checked where it
+is built, against its fields.
 """
 
-import importlib.util
-from collections.abc import Iterable, Mapping, Sequence
-from importlib import resources
+import contextlib
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final
 
-from hydra import compose, initialize_config_dir
+from hydra import compose, initialize
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -19,28 +19,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from medbreach import plugins
+from medbreach.choices import KIND_KEYS, canonical, file_of, names, roots, unwritten
 from medbreach.errors import ConfigError
+from medbreach.overrides import GROUPS, Override, choices_of, is_literal, one, several, split
 from medbreach.plan import BLIND, UNDEFENDED
 from medbreach.settings import nearest
 
-PRIMARY = "medbreach"
-TOPS = ("case", "attack", "defense", "audit")
-GROUPS = (*TOPS, "case/data", "case/server", "case/user", "case/impl")
-KIND_KEYS = {"attack": "attack_type", "defense": "name", "case/server": "name", "case/data": "name"}
+PRIMARY: Final = "medbreach"
 
 Settings = dict[str, Any]
-
-
-class Override(NamedTuple):
-    """One ``key=value`` of the command line."""
-
-    key: str
-    value: Any
-
-    @property
-    def is_choice(self) -> bool:
-        """Whether it picks a file rather than sets a key."""
-        return "/" in self.key or self.key in TOPS
 
 
 def load(overrides: Sequence[str] = (), folder: Path | None = None) -> Settings:
@@ -58,139 +45,126 @@ def load(overrides: Sequence[str] = (), folder: Path | None = None) -> Settings:
         ConfigError: A group, name or key is unknown, or a file is no valid YAML.
     """
     parsed = [_parse(text) for text in overrides]
-    choices = {o.key: o.value for o in parsed if o.is_choice}
+    choices = choices_of(parsed)
     values = [o for o in parsed if not o.is_choice]
-    attacks = _names(choices.pop("attack", None), default=_default("attack", folder))
-    stacks = _names(choices.pop("defense", None), default=[UNDEFENDED])
-    picked = [f"{key}={value}" for key, value in choices.items()]
-    base = _compose(picked, folder)
+    attacks = several("attack", choices.pop("attack", None)) or _default("attack", folder)
+    stacks = several("defense", choices.pop("defense", None)) or [UNDEFENDED]
+    base = _compose({group: one(group, value) for group, value in choices.items()}, folder)
     _set(base, [o for o in values if o.key.split(".")[0] in ("case", "audit")])
-    attacks = [*(b for b in BLIND if b not in attacks), *attacks]
-    members = {stack: stack.split("+") if stack != UNDEFENDED else [] for stack in stacks}
+    attacks = [canonical("attack", name, folder) for name in attacks]
+    attacks = [*BLIND, *dict.fromkeys(name for name in attacks if name not in BLIND)]
+    members = {stack: _members(stack, folder) for stack in stacks}
     defenses = list(dict.fromkeys(name for names in members.values() for name in names))
     found_attacks = _components("attack", attacks, values, folder)
     found_defenses = _components("defense", defenses, values, folder)
     return {
-        "case": _plain(base["case"]),
+        "case": _plain(base["case"], "case"),
         "attacks": found_attacks,
         "stacks": {s: [{"label": n, **found_defenses[n]} for n in members[s]] for s in members},
-        "audit": _plain(base["audit"]),
+        "audit": _plain(base["audit"], "audit"),
     }
-
-
-def names(group: str, folder: Path | None = None) -> list[str]:
-    """Return every choice of a group, from every config tree and from components without YAML."""
-    found = set(_unwritten(group))
-    for root in roots(folder):
-        for file in (root / group).glob("*.yaml"):
-            if not file.name.startswith("_"):
-                found.add(file.stem)
-    return sorted(found, key=str.lower)
 
 
 def read_choice(group: str, name: str) -> Settings:
     """Return the settings of one choice of a group, defaults included.
 
+    Values that must be given are the string ``???``.
+
     Raises:
         ConfigError: There is no such choice.
     """
-    composed = _compose([f"{group}={name}"], None)
-    return _plain(OmegaConf.select(composed, group.replace("/", ".")))
+    chosen = OmegaConf.select(_compose({group: name}, None), group.replace("/", "."))
+    return OmegaConf.to_container(chosen)  # type: ignore[return-value]
 
 
-def roots(folder: Path | None = None) -> list[Path]:
-    """Return the config trees in the order in which they are searched."""
-    own = [] if folder is None else [folder]
-    offered = [_package_folder(package) for package in plugins.manager().hook.medbreach_cases()]
-    return [*own, shipped(), *offered, breaching_tree()]
-
-
-def shipped() -> Path:
-    """Return the config tree that comes with medbreach.
-
-    A wheel carries it inside the package, a checkout beside it.
-    """
-    package = Path(str(resources.files("medbreach")))
-    inside = package / "cases"
-    return inside if inside.is_dir() else package.parent / "cases"
-
-
-def breaching_tree() -> Path:
-    """Return breaching's config tree, without importing breaching, which takes seconds."""
-    spec = importlib.util.find_spec("breaching")
-    assert spec is not None
-    assert spec.origin is not None
-    return Path(spec.origin).parent / "config"
-
-
-def _package_folder(package: str) -> Path:
-    return Path(str(resources.files(package)))
+def as_yaml(settings: Settings) -> str:
+    """Return plain settings as YAML."""
+    return OmegaConf.to_yaml(OmegaConf.create(settings))
 
 
 def _parse(text: str) -> Override:
     """Parse one override.
 
     Raises:
-        ConfigError: It is no ``key=value``.
+        ConfigError: It is no ``key=value``, its key is of no section, or its value cannot be read.
     """
+    key, written = split(text)
+    if is_literal(key, written):
+        return Override(key, written)
     try:
         parsed = OverridesParser.create().parse_override(text)
     except HydraException as error:
-        raise ConfigError(f"{text!r} is no setting: write key=value") from error
-    if parsed.is_add() or parsed.is_delete() or parsed.is_sweep_override():
-        raise ConfigError(f"{text!r}: write key=value, or attack=[a,b] for several attacks")
-    key = parsed.key_or_group
-    top = key.replace("/", ".").split(".")[0]
-    if top not in TOPS:
-        raise ConfigError(f"{key} is no setting: {nearest(top, TOPS)}")
-    if "/" in key and key not in GROUPS:
-        raise ConfigError(f"there is no config group {key}; {nearest(key, GROUPS)}")
+        if written.startswith(("[", "{", "'", '"')):
+            raise ConfigError(f"the value in {text!r} has brackets or quotes left open") from error
+        return Override(key, written)  # letters that Hydra wants in quotes
+    if parsed.is_sweep_override():
+        raise ConfigError(f"{text!r} has several values: write a list as {key}=[a,b]")
     return Override(key, parsed.value())
 
 
-def _names(value: Any, default: list[str]) -> list[str]:
-    if value is None:
-        return default
-    listed = value if isinstance(value, list) else [value]
-    return list(dict.fromkeys(str(name) for name in listed))
+def _members(stack: str, folder: Path | None) -> list[str]:
+    if stack == UNDEFENDED:
+        return []
+    return [canonical("defense", name, folder) for name in stack.split("+")]
 
 
 def _default(group: str, folder: Path | None) -> list[str]:
-    primary = next(file for root in roots(folder) if (file := root / f"{PRIMARY}.yaml").is_file())
-    for entry in OmegaConf.load(primary).defaults:
-        if isinstance(entry, DictConfig) and group in entry:
-            return [str(entry[group])]
-    return []
+    return [name for key, name in _defaults(_primary(folder)).items() if key == group]
 
 
-def _compose(choices: Sequence[str], folder: Path | None) -> DictConfig:
-    """Compose the tree with some choices.
+def _primary(folder: Path | None) -> Path:
+    return next(file for root in roots(folder) if (file := root / f"{PRIMARY}.yaml").is_file())
+
+
+def _defaults(file: Path) -> dict[str, str]:
+    """Return the choices in a file's list of defaults, by group.
+
+    Raises:
+        ConfigError: It is no valid YAML.
+    """
+    with _one_sentence(str(file)):
+        content = OmegaConf.to_container(OmegaConf.load(file))
+    listed = content.get("defaults") if isinstance(content, dict) else None
+    single = [e for e in listed or () if isinstance(e, dict) and len(e) == 1]
+    return {str(group): str(name) for entry in single for group, name in entry.items()}
+
+
+def _compose(choices: Mapping[str, str], folder: Path | None) -> DictConfig:
+    """Compose the tree with some choices, whose letter case does not matter.
 
     Raises:
         ConfigError: A choice is unknown or its file is damaged.
     """
-    for choice in choices:
-        group, _, name = choice.partition("=")
-        _check_choice(group, name, folder)
-    first, *rest = roots(folder)
-    _store_unwritten()
-    paths = ",".join(f"file://{path}" for path in rest)
-    try:
-        with initialize_config_dir(str(first.resolve()), version_base="1.3"):
-            return compose(PRIMARY, [*choices, f"hydra.searchpath=[{paths}]"])
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(" ".join(str(error).split())[:400]) from error
-    except Exception as error:  # what PyYAML raises has no common base that is public
-        if type(error).__module__.startswith("yaml"):
-            raise ConfigError(f"a config file is no valid YAML: {error}") from error
-        raise
+    found = {group: canonical(group, name, folder) for group, name in choices.items()}
+    if "case" in found:
+        found = {**_inside_case(found["case"], set(found), folder), **found}
+    picked = [f"{group}={_quoted(name)}" for group, name in found.items()]
+    _store_unwritten(folder)
+    # Hydra wants the primary file in the first tree, but a user's own tree need not have one
+    ConfigStore.instance().store(f"_{PRIMARY}", OmegaConf.load(_primary(folder)))
+    path = ",".join(_quoted(f"file://{tree}") for tree in roots(folder))
+    with _one_sentence("the config tree"), initialize(config_path=None, version_base="1.3"):
+        return compose(f"_{PRIMARY}", [*picked, f"hydra.searchpath=[{path}]"])
 
 
-def _check_choice(group: str, name: str, folder: Path | None) -> None:
-    known = names(group, folder)
-    if name not in known:
-        what = group.split("/")[-1].replace("data", "data set")
-        raise ConfigError(f"there is no {what} named {name!r}; {nearest(name, known)}")
+def _inside_case(case: str, settled: set[str], folder: Path | None) -> dict[str, str]:
+    """Return the choices that a case's own file makes of groups that are not settled yet.
+
+    Raises:
+        ConfigError: One is unknown.
+    """
+    file = file_of("case", case, folder)
+    inside = {f"case/{key}": name for key, name in (_defaults(file) if file else {}).items()}
+    return {
+        group: canonical(group, name, folder)
+        for group, name in inside.items()
+        if group in GROUPS and group not in settled
+    }
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def _components(
@@ -204,79 +178,115 @@ def _components(
     Raises:
         ConfigError: No chosen one has the key.
     """
-    chosen = list(chosen)
-    found = {name: _compose([f"{group}={name}"], folder)[group] for name in chosen}
+    found = {name: _compose({group: name}, folder)[group] for name in chosen}
     for override in values:
         top, _, rest = override.key.partition(".")
         if top != group:
             continue
         first, _, inner = rest.partition(".")
-        if first in found:
-            OmegaConf.update(_opened(found[first]), inner, override.value)
+        if first in found and inner:
+            _update(found[first], inner, override.value, override.key)
             continue
-        takers = [name for name in chosen if first in _keys(group, found[name])]
+        takers = [name for name in found if first in _keys(group, found[name])]
         if not takers:
-            known = {key for name in chosen for key in _keys(group, found[name])} - {"type"}
-            raise ConfigError(f"no chosen {group} has the key {rest!r}; {nearest(first, known)}")
+            raise ConfigError(_no_taker(group, override.key, first, found, folder))
         for name in takers:
-            OmegaConf.update(_opened(found[name]), rest, override.value)
-    return {name: _plain(config) for name, config in found.items()}
+            _update(found[name], rest, override.value, override.key)
+    return {name: _plain(settings, f"{group}.{name}") for name, settings in found.items()}
 
 
-def _keys(group: str, config: DictConfig) -> set[str]:
-    """Return the keys of a chosen component: those of its file and those of its class."""
-    kinds: Mapping[str, type] = plugins.attacks() if group == "attack" else plugins.defenses()
-    kind = kinds.get(str(config.get(KIND_KEYS[group])))
-    fields = getattr(kind, "__dataclass_fields__", {})
-    blind = bool(getattr(kind, "blind", False))
-    return set() if blind and not fields else {*map(str, config), *fields} - {KIND_KEYS[group]}
+def _no_taker(
+    group: str, key: str, first: str, found: Mapping[str, DictConfig], folder: Path | None
+) -> str:
+    """Return what is wrong with a key that no chosen component has."""
+    if not found:
+        return f"{key} has no effect, since no {group} is chosen: add {group}=NAME"
+    if first in names(group, folder):
+        return f"{key} has no effect, since {first} is not chosen: add it to {group}="
+    if first == KIND_KEYS[group]:
+        return f"{key} cannot be set: choose another {group} by {group}=NAME"
+    known = {known for name in found for known in _fields(group, found[name])}
+    return f"no chosen {group} has the key {key.partition('.')[2]!r}; {nearest(first, known)}"
 
 
-def _set(config: DictConfig, values: Sequence[Override]) -> None:
-    for override in values:
-        OmegaConf.update(_opened(config), override.key, override.value)
+def _keys(group: str, settings: DictConfig) -> set[str]:
+    """Return the keys of a chosen component: those of its class and those of its file."""
+    fields = _fields(group, settings)
+    blind = group == "attack" and str(settings.get(KIND_KEYS[group])) in BLIND
+    return fields if blind else {*map(str, settings), *fields} - {KIND_KEYS[group]}
 
 
-def _opened(config: DictConfig) -> DictConfig:
-    OmegaConf.set_struct(config, value=False)
-    return config
+def _fields(group: str, settings: DictConfig) -> set[str]:
+    kinds: Mapping[str, Any] = plugins.attacks() if group == "attack" else plugins.defenses()
+    kind = kinds.get(str(settings.get(KIND_KEYS[group])))
+    return {f.name for f in dataclasses.fields(kind)} if kind else set()
 
 
-def _plain(config: Any) -> Settings:
+def _set(settings: DictConfig, values: Sequence[Override]) -> None:
+    """Set keys of the case and the audit.
+
+    Raises:
+        ConfigError: A key is that of a group.
+    """
+    for key, value in values:
+        group = key.replace(".", "/")
+        if group in GROUPS and not isinstance(value, dict):
+            raise ConfigError(
+                f"{key} is a group of settings: choose one by {group}=NAME, or set a key by "
+                f"{key}.KEY=value"
+            )
+        model = OmegaConf.select(settings, "case.model")
+        if key.startswith("case.model.") and isinstance(model, str):
+            _update(settings, "case.model", {"name": model}, key)
+        _update(settings, key, value, key)
+
+
+def _update(settings: DictConfig, key: str, value: Any, shown: str) -> None:
+    OmegaConf.set_struct(settings, value=False)
+    with _one_sentence(shown):
+        OmegaConf.update(settings, key, value)
+
+
+def _plain(settings: Any, where: str) -> Settings:
     """Return a config as plain data.
 
     Raises:
-        ConfigError: A value that must be given is not.
+        ConfigError: A value that must be given is not, or one refers to something unknown.
     """
-    missing = sorted(OmegaConf.missing_keys(config))
+    with _one_sentence(where):
+        resolved = OmegaConf.to_container(settings, resolve=True)
+        missing = sorted(OmegaConf.missing_keys(settings))
     if missing:
-        raise ConfigError(f"{missing[0]} must be given: add KEY={missing[0]}=value")
+        key = missing[0] if missing[0].startswith(f"{where}.") else f"{where}.{missing[0]}"
+        raise ConfigError(f"{key} is not set: add {key}=VALUE")
+    return resolved  # type: ignore[return-value]
+
+
+@contextlib.contextmanager
+def _one_sentence(where: str) -> Iterator[None]:
+    """Turn errors of Hydra, OmegaConf and the YAML library into a sentence.
+
+    Raises:
+        ConfigError: There was one.
+    """
     try:
-        return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
-    except OmegaConfBaseException as error:
-        raise ConfigError(" ".join(str(error).split())[:400]) from error
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        first = str(error).split("\n", 1)[0]
+        raise ConfigError(f"{where}: {first}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{where} is no text in UTF-8") from error
+    except Exception as error:  # what the YAML library raises has no base that is public here
+        if type(error).__module__.partition(".")[0] == "yaml":
+            raise ConfigError(
+                f"{where} is no valid YAML: {' '.join(str(error).split())}"
+            ) from error
+        raise
 
 
-def _unwritten(group: str) -> dict[str, Settings]:
-    """Return components that no file names, as choices of their own."""
-    kinds: dict[str, Mapping[str, type]] = {
-        "attack": plugins.attacks(),
-        "defense": plugins.defenses(),
-        "case/server": plugins.servers(),
-        "case/data": plugins.datasets(),
-    }
-    if group not in kinds:
-        return {}
-    third_party = {
-        name: kind
-        for name, kind in kinds[group].items()
-        if not kind.__module__.startswith("medbreach.")
-    }
-    return {name: {KIND_KEYS[group]: name} for name in third_party}
-
-
-def _store_unwritten() -> None:
+def _store_unwritten(folder: Path | None) -> None:
     store = ConfigStore.instance()
     for group in KIND_KEYS:
-        for name, node in _unwritten(group).items():
-            store.store(name=name, node=node, group=group)
+        for name, node in unwritten(group).items():
+            if file_of(group, name, folder) is None:
+                store.store(name=name, node=node, group=group)

@@ -5,6 +5,9 @@ it, every call does nothing.
 """
 
 import contextlib
+import io
+import logging
+import pickle
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
@@ -12,6 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from medbreach.storage import speaking_of, write_whole
+
+log = logging.getLogger(__name__)
 
 State = Mapping[str, Any]
 
@@ -23,7 +30,7 @@ class Watch:
         """Hear that ``done`` of ``total`` equal steps are behind."""
 
     def checkpoint(self, state: Callable[[], State]) -> None:
-        """Keep ``state()``, plain values and tensors, if it is time to: it can be asked for often."""
+        """Keep ``state()``, plain values and tensors, if it is time to: this is called often."""
 
     def restore(self) -> State | None:
         """Return what was last kept of this very attempt, or None."""
@@ -52,25 +59,29 @@ class FileWatch(Watch):
         self._on_step(done, total)
 
     def checkpoint(self, state: Callable[[], State]) -> None:
-        """Write the state so that a kill at any moment leaves the old or the new one, whole."""
+        """Write the state so that a kill at any moment leaves the old or the new one, whole.
+
+        Raises:
+            RecordError: It cannot be written; the old one is still there.
+        """
         if time.monotonic() - self._last < self._seconds:
             return
-        partial = self._file.with_suffix(".partial")
-        torch.save(dict(state()), partial)
-        partial.replace(self._file)
+        content = io.BytesIO()
+        torch.save(dict(state()), content)
+        with speaking_of(self._file.parent):
+            write_whole(self._file, content.getvalue())
         self._last = time.monotonic()
 
     def restore(self) -> State | None:
-        """Read the last checkpoint, if there is one."""
+        """Read the last checkpoint; without a whole one, the attack starts again."""
         if not self._file.is_file():
             return None
-        kept: State = torch.load(self._file, weights_only=True)
+        try:
+            kept: State = torch.load(self._file, weights_only=True)
+        except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError):
+            log.warning("%s is damaged: the attack starts again", self._file)
+            return None
         return kept
-
-    def clear(self) -> None:
-        """Forget the checkpoint: the attack is over."""
-        self._file.unlink(missing_ok=True)
-        self._file.with_suffix(".partial").unlink(missing_ok=True)
 
 
 _NOBODY = Watch()

@@ -6,46 +6,47 @@ NIfTI too, for volumes). A kill at any moment leaves a readable record.
 """
 
 import contextlib
-import dataclasses
-import fcntl
 import json
-import math
-import os
 import shutil
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from medbreach.audit import Outcome
 from medbreach.case import Sample
 from medbreach.collection import Affine
+from medbreach.encoding import Line as Line
+from medbreach.encoding import encode as encode
+from medbreach.encoding import line_from_json, line_to_json
 from medbreach.errors import RecordError
 from medbreach.settings import plain
-from medbreach.types import SCHEMA, Finding, ImageSpec, Rate, Reconstruction, Role, Verdict
+from medbreach.storage import (
+    LOCK,
+    PARTIAL,
+    append_line,
+    arrays_to_bytes,
+    drop_partial_files,
+    drop_partial_line,
+    locked,
+    read_arrays,
+    speaking_of,
+    volume_to_bytes,
+    write_whole,
+)
+from medbreach.types import SCHEMA, Finding, ImageSpec, Reconstruction, Role
 
-HEADER = "run.json"
-FINDINGS = "findings.jsonl"
+HEADER: Final = "run.json"
+FINDINGS: Final = "findings.jsonl"
+SAMPLES: Final = "samples"
+CLAIMS: Final = "claims"
+SAME: Final = 1e-5  # of the bounds: how far apart the same image may be on two machines
 
-
-class Line(NamedTuple):
-    """One line of ``findings.jsonl``.
-
-    Attributes:
-        id: Name of the attempt.
-        sample: Name of the images that it was tried on; empty if there were none.
-        finding: What it showed.
-    """
-
-    id: str
-    sample: str
-    finding: Finding
+_OURS: Final = (HEADER, FINDINGS, SAMPLES, CLAIMS, LOCK, "report.*", ".checkpoint-*", f"*{PARTIAL}")
+_NEEDED: Final = {"settings": dict, "attempts": list}
 
 
 class Images(NamedTuple):
@@ -88,16 +89,15 @@ class RunRecord:
             overwrite: Replace a run that is there already.
 
         Raises:
-            RecordError: The folder holds something, or cannot be written.
+            RecordError: The folder holds something, or cannot be written; nothing is left then.
         """
-        if folder.exists() and not folder.is_dir():
-            raise RecordError(f"{folder} is a file, not a folder: choose another --out")
-        if folder.is_dir() and any(folder.iterdir()):
-            _make_room(folder, overwrite=overwrite)
-        with _speaking_of(folder):
+        refuse_taken(folder, overwrite=overwrite)
+        with _undone(folder), speaking_of(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            _write(folder / HEADER, json.dumps(encode({"schema": SCHEMA, **header}), indent=2))
-            (folder / FINDINGS).touch()
+            with locked(folder):
+                _clear(folder)
+                content = json.dumps(encode({"schema": SCHEMA, **header}), indent=2)
+                write_whole(folder / HEADER, content.encode())
         return cls(folder)
 
     @classmethod
@@ -110,11 +110,15 @@ class RunRecord:
         if not (folder / HEADER).is_file():
             raise RecordError(f"{folder} holds no run: {HEADER} is not there")
         record = cls(folder)
-        schema = record.header().get("schema")
+        header = record.header()
+        schema = header.get("schema")
         if not isinstance(schema, int) or schema > SCHEMA:
             raise RecordError(
                 f"{folder} has a record of schema {schema}; this medbreach reads up to {SCHEMA}"
             )
+        for key, kind in _NEEDED.items():
+            if not isinstance(header.get(key), kind):
+                raise RecordError(f"{folder / HEADER} is damaged: it has no {key}")
         return record
 
     def header(self) -> dict[str, Any]:
@@ -124,8 +128,8 @@ class RunRecord:
             RecordError: It is damaged.
         """
         try:
-            header = json.loads((self.folder / HEADER).read_text())
-        except (OSError, json.JSONDecodeError) as error:
+            header = json.loads((self.folder / HEADER).read_bytes())
+        except (OSError, ValueError) as error:
             raise RecordError(f"{self.folder / HEADER} is damaged: {error}") from error
         if not isinstance(header, dict):
             raise RecordError(f"{self.folder / HEADER} is damaged: it holds no settings")
@@ -140,14 +144,15 @@ class RunRecord:
             RecordError: Another line is damaged.
         """
         file = self.folder / FINDINGS
-        if not file.is_file():
-            return []
-        *whole, _ = file.read_text().split("\n")
+        try:
+            *whole, _ = file.read_bytes().split(b"\n") if file.exists() else [b""]
+        except OSError as error:
+            raise RecordError(f"{file} cannot be read: {error.strerror}") from error
         lines = []
         for number, text in enumerate(whole, start=1):
             try:
-                lines.append(_decode_line(json.loads(text)))
-            except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+                lines.append(line_from_json(text.decode()))
+            except ValueError as error:
                 raise RecordError(f"{file}, line {number}, is damaged: {error}") from error
         return lines
 
@@ -162,35 +167,31 @@ class RunRecord:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Keep other processes from writing to this run, and drop a line that was cut short.
+        """Keep other processes from writing to this run, and drop what a kill left half written.
 
         Raises:
             RecordError: Another process is writing to it.
         """
-        with _speaking_of(self.folder):
-            lock = (self.folder / ".lock").open("w")
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise RecordError(f"another process is writing to {self.folder}") from error
-            with _speaking_of(self.folder):
-                _drop_partial_line(self.folder / FINDINGS)
+        with locked(self.folder):
+            with speaking_of(self.folder):
+                drop_partial_line(self.folder / FINDINGS)
+                drop_partial_files(self.folder)
             yield
 
     def append(self, outcome: Outcome) -> None:
         """Record an outcome: first its images, then, in one line, its finding.
 
         Raises:
-            RecordError: It cannot be written; what was there stays readable.
+            RecordError: It cannot be written; what was there stays readable. Or the images are not
+                those that the run began with.
         """
-        with _speaking_of(self.folder):
-            sample = ""
+        with speaking_of(self.folder):
+            name = ""
             if outcome.sample is not None and outcome.claims is not None:
-                sample = self._write_sample(outcome)
-                self._write_claims(outcome.attempt.id, outcome, outcome.claims)
-            line = {"id": outcome.attempt.id, "sample": sample, **plain(outcome.finding)}
-            _append(self.folder / FINDINGS, json.dumps(encode(line), allow_nan=False) + "\n")
+                name = self._write_sample(outcome, outcome.sample)
+                self._write_claims(outcome, outcome.sample, outcome.claims)
+            line = Line(outcome.attempt.id, name, outcome.finding)
+            append_line(self.folder / FINDINGS, line_to_json(line))
             self.checkpoint_file(outcome.attempt.id).unlink(missing_ok=True)
 
     def images(self, line: Line) -> Images | None:
@@ -201,9 +202,13 @@ class RunRecord:
         """
         if not line.sample:
             return None
-        sample = _read_arrays(self.folder / "samples" / f"{line.sample}.npz")
-        claims = _read_arrays(self.folder / "claims" / f"{line.id}.npz")
-        spec = ImageSpec(**_tuples(json.loads(str(sample["spec"]))))
+        file = self.folder / SAMPLES / f"{line.sample}.npz"
+        sample = read_arrays(file, "spec", "truth", "labels", "decoys")
+        claims = read_arrays(self.folder / CLAIMS / f"{line.id}.npz", "claims")
+        try:
+            spec = ImageSpec(**_tuples(json.loads(str(sample["spec"]))))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise RecordError(f"{file} is damaged") from error
         return Images(
             spec,
             torch.from_numpy(sample["truth"]),
@@ -216,76 +221,96 @@ class RunRecord:
         """Return where an attempt that is under way keeps what it needs to go on."""
         return self.folder / f".checkpoint-{attempt}.pt"
 
-    def _write_sample(self, outcome: Outcome) -> str:
-        sample, attempt = outcome.sample, outcome.attempt
-        assert sample is not None
+    def _write_sample(self, outcome: Outcome, sample: Sample) -> str:
+        """Write the images that attempts of one seed share; return their name.
+
+        Raises:
+            RecordError: Others are there already.
+        """
+        attempt = outcome.attempt
         control = f"{attempt.attack}-" if attempt.role is Role.SOLVABLE else ""
         name = f"{control}seed{attempt.seed}".replace("/", "_")
-        file = self.folder / "samples" / f"{name}.npz"
-        if not file.is_file():
-            _write_arrays(
-                file,
-                truth=sample.truth.images.numpy(),
-                labels=sample.truth.labels.numpy(),
+        file = self.folder / SAMPLES / f"{name}.npz"
+        truth = sample.truth
+        if not file.exists():
+            content = arrays_to_bytes(
+                truth=truth.images.numpy(),
+                labels=truth.labels.numpy(),
                 decoys=sample.decoys.numpy(),
                 spec=np.array(json.dumps(plain(sample.spec))),
             )
+            write_whole(file, content)
+            return name
+        there, ours = read_arrays(file, "truth")["truth"], truth.images.numpy()
+        near = SAME * sample.spec.range
+        if there.shape != ours.shape or not np.allclose(there, ours, rtol=0, atol=near):
+            raise RecordError(f"the images are not those that {self.folder} began with")
         return name
 
-    def _write_claims(self, attempt: str, outcome: Outcome, claims: Reconstruction) -> None:
-        assert outcome.sample is not None
-        arrays = {"claims": claims.images.numpy()}
-        if claims.labels is not None:
-            arrays["labels"] = claims.labels.numpy()
-        if claims.confidence is not None:
-            arrays["confidence"] = claims.confidence.numpy()
-        _write_arrays(self.folder / "claims" / f"{attempt}.npz", **arrays)
-        if len(outcome.sample.spec.space) == 3:
-            folder = self.folder / "claims" / attempt
-            folder.mkdir(parents=True, exist_ok=True)
-            positions = _positions(outcome.finding, outcome.sample)
-            for number, volume in enumerate(claims.images):
-                file = folder / f"claim-{number:03d}.nii.gz"
-                _write_volume(file, volume, outcome.sample.spec, positions.get(number))
+    def _write_claims(self, outcome: Outcome, sample: Sample, claims: Reconstruction) -> None:
+        optional = {"labels": claims.labels, "confidence": claims.confidence}
+        arrays = {name: values.numpy() for name, values in optional.items() if values is not None}
+        attempt = outcome.attempt.id
+        content = arrays_to_bytes(claims=claims.images.numpy(), **arrays)
+        write_whole(self.folder / CLAIMS / f"{attempt}.npz", content)
+        if len(sample.spec.space) < 3:
+            return
+        positions = _positions(outcome.finding, sample)
+        for number, volume in enumerate(claims.images):
+            content = volume_to_bytes(volume, sample.spec, positions.get(number))
+            write_whole(self.folder / CLAIMS / attempt / f"claim-{number:03d}.nii.gz", content)
 
 
-def encode(value: Any) -> Any:
-    """Return plain values as JSON can hold them: numbers that are not finite as strings.
+def refuse_taken(folder: Path, *, overwrite: bool = False) -> None:
+    """Refuse a folder that cannot become a run's.
 
-    >>> encode({"psnr": [float("inf"), 1.0]})
-    {'psnr': ['inf', 1.0]}
+    Args:
+        folder: Where a run is to be written.
+        overwrite: Whether a run that is there may be replaced.
+
+    Raises:
+        RecordError: It is a file, or holds something else than a run that may be replaced.
     """
-    if isinstance(value, Mapping):
-        return {k: encode(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [encode(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value
+    with speaking_of(folder):
+        if not folder.is_dir():
+            if folder.exists() or folder.is_symlink():
+                raise RecordError(f"{folder} is a file, not a folder: choose another --out")
+            return
+        inside = sorted(p for p in folder.iterdir() if not p.name.endswith((PARTIAL, LOCK)))
+    if inside and not (folder / HEADER).is_file():
+        raise RecordError(f"{folder} is not empty and holds no run: choose another --out")
+    if inside and not overwrite:
+        raise RecordError(
+            f"{folder} holds another run: choose another --out, go on with it by "
+            f"'medbreach resume {folder}', or replace it with --overwrite"
+        )
+    strange = [path.name for path in inside if not any(path.match(ours) for ours in _OURS)]
+    if strange:
+        raise RecordError(
+            f"{folder} holds {strange[0]}, which no run has written, and is not replaced: choose "
+            "another --out"
+        )
 
 
-def _decode_line(values: dict[str, Any]) -> Line:
-    identity, sample = values.pop("id"), values.pop("sample")
-    known = {f.name for f in dataclasses.fields(Finding)}
-    found = {k: _decode(v, k) for k, v in values.items() if k in known}
-    found["role"], found["verdict"] = Role(found["role"]), Verdict(found["verdict"])
-    if found.get("null") is not None:
-        found["null"] = Rate(**found["null"])
-    return Line(identity, sample, Finding(**found))
+def _clear(folder: Path) -> None:
+    """Empty a folder that `refuse_taken` let pass; its lock is ours."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != LOCK:
+            path.unlink()
 
 
-_TEXTS = {"case", "server", "attack", "defenses", "role", "verdict", "note", "device"}
-
-
-def _decode(value: Any, key: str = "") -> Any:
-    """Undo `encode`: lists to tuples, and strings to numbers but in fields that hold text."""
-    if isinstance(value, list):
-        return tuple(_decode(v, key) for v in value)
-    if isinstance(value, dict):
-        return {k: _decode(v) for k, v in value.items()}
-    if isinstance(value, str) and key not in _TEXTS:
-        return float(value)
-    return value
+@contextlib.contextmanager
+def _undone(folder: Path) -> Iterator[None]:
+    """Remove a folder, and those around it that were made for it, if anything goes wrong."""
+    made = next((p for p in (*reversed(folder.parents), folder) if not p.exists()), None)
+    try:
+        yield
+    except BaseException:
+        if made is not None:
+            shutil.rmtree(made, ignore_errors=True)
+        raise
 
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:
@@ -299,97 +324,3 @@ def _positions(finding: Finding, sample: Sample) -> dict[int, Affine | None]:
         for record, claim in enumerate(finding.matched)
         if claim is not None
     }
-
-
-def _write_volume(file: Path, volume: Tensor, spec: ImageSpec, affine: Affine | None) -> None:
-    """Write a volume as NIfTI; where its position is unknown, at the origin with its spacing."""
-    import nibabel
-
-    array = volume.permute(3, 2, 1, 0).numpy()  # x, y, z, channel
-    array = array[..., 0] if spec.channels == 1 else array
-    spacing = spec.spacing or (1.0, 1.0, 1.0)
-    matrix = np.diag([*reversed(spacing), 1.0]) if affine is None else np.array(affine)
-    image = nibabel.Nifti1Image(array, matrix)
-    image.header.set_xyzt_units("mm")
-    partial = file.with_name(f".{file.name}")
-    nibabel.save(image, partial)
-    partial.replace(file)
-
-
-def _make_room(folder: Path, *, overwrite: bool) -> None:
-    if not (folder / HEADER).is_file():
-        raise RecordError(f"{folder} is not empty and holds no run: choose another --out")
-    if not overwrite:
-        raise RecordError(
-            f"{folder} holds another run: choose another --out, go on with it by "
-            f"'medbreach resume {folder}', or replace it with --overwrite"
-        )
-    shutil.rmtree(folder)
-
-
-def _drop_partial_line(file: Path) -> None:
-    text = file.read_bytes() if file.is_file() else b""
-    if text and not text.endswith(b"\n"):
-        with file.open("r+b") as stream:
-            stream.truncate(text.rfind(b"\n") + 1)
-
-
-def _append(file: Path, text: str) -> None:
-    size = file.stat().st_size
-    try:
-        with file.open("a") as stream:
-            stream.write(text)
-            _flush(stream)
-    except OSError:
-        with file.open("r+b") as stream:
-            stream.truncate(size)
-        raise
-
-
-def _write(file: Path, text: str) -> None:
-    partial = file.with_name(f".{file.name}.partial")
-    try:
-        with partial.open("w") as stream:
-            stream.write(text)
-            _flush(stream)
-        partial.replace(file)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
-
-
-def _write_arrays(file: Path, **arrays: NDArray[Any]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.partial")
-    try:
-        with partial.open("wb") as stream:
-            np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
-        partial.replace(file)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
-
-
-def _read_arrays(file: Path) -> dict[str, NDArray[Any]]:
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise RecordError(f"{file} is missing or damaged") from error
-
-
-def _flush(stream: IO[str]) -> None:
-    stream.flush()
-    os.fsync(stream.fileno())
-
-
-@contextlib.contextmanager
-def _speaking_of(folder: Path) -> Iterator[None]:
-    """Turn the operating system's errors into a sentence about a run folder."""
-    try:
-        yield
-    except OSError as error:
-        raise RecordError(
-            f"{error.filename or folder} cannot be written: {error.strerror or error}; what was "
-            f"recorded before is whole"
-        ) from error

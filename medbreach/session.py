@@ -2,11 +2,11 @@
 
 import contextlib
 import dataclasses
-import datetime
 import platform
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,9 @@ from medbreach.settings import plain
 from medbreach.types import Finding
 
 PACKAGES = (
-    "medbreach breaching torch torchvision monai medmnist pluggy hydra-core numpy scipy nibabel "
-    "pydicom scikit-image"
-).split()
+    "medbreach", "breaching", "torch", "torchvision", "monai", "medmnist", "pluggy", "hydra-core",
+    "numpy", "scipy", "nibabel", "pydicom", "scikit-image",
+)  # fmt: skip
 
 Settings = Mapping[str, Any]
 
@@ -78,9 +78,7 @@ def prepare(
         plan, collection = _with_the_channels_of(user_network, plan, collection)
     try:
         sample = check(plan, collection)
-    except NotApplicable as error:
-        raise ModelError(str(error)) from error
-    except ContractError as error:
+    except (NotApplicable, ContractError) as error:
         raise ModelError(str(error)) from error
     return Session(plan, collection, sample, device)
 
@@ -92,31 +90,15 @@ def header(
     user_network: UserNetwork | None = None,
 ) -> dict[str, Any]:
     """Return what the run record keeps of a session, as plain values."""
-    plan, dataset = session.plan, session.plan.case.dataset
+    plan = session.plan
     return {
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "overrides": list(overrides),
         "settings": plain(settings),
-        "resolved": _resolved(plan),
+        "resolved": _resolved(plan, settings),
         "attempts": [a.id for a in plan.attempts()],
-        "user_network": None
-        if user_network is None
-        else {
-            "file": user_network.path.name,
-            "factory": user_network.factory,
-            "sha256": user_network.digest,
-        },
-        "images": {
-            "source": dataset.source,
-            "licence": dataset.licence,
-            "note": session.collection.note,
-            "labelled": session.collection.classes is not None,
-            "entries": len(session.collection.entries),
-            "patients": len({e.patient for e in session.collection.entries}),
-            "spec": plain(session.sample.spec),
-            "public": len(session.sample.public),
-            "decoys": len(session.sample.decoys),
-        },
+        "user_network": user_network and _user_network(user_network),
+        "images": _images(session),
         "device": str(session.device),
         "software": software(),
     }
@@ -148,12 +130,7 @@ def carry_out(
         RecordError: The record cannot be written, or belongs to another plan.
     """
     follower = follower or Follower()
-    wanted = record.header().get("attempts")
-    if wanted != [a.id for a in session.plan.attempts()]:
-        raise RecordError(
-            f"{record.folder} was planned by another version of medbreach or its plugins"
-        )
-    hook = plugins.manager().hook
+    _check_same(record, session)
     seconds = session.plan.options.checkpoint_seconds
     with record.writing():
         outcomes = audit(
@@ -166,8 +143,29 @@ def carry_out(
         for outcome in outcomes:
             record.append(outcome)
             follower.ends(outcome.finding)
-            hook.medbreach_finding(finding=outcome.finding)
+            plugins.announce(outcome.finding)
             yield outcome.finding
+
+
+def _check_same(record: RunRecord, session: Session) -> None:
+    """Check that a run goes on as it began. Statistics of images may differ by rounding.
+
+    Raises:
+        RecordError: Its attempts or its images are others.
+    """
+    header = record.header()
+    if header.get("attempts") != [a.id for a in session.plan.attempts()]:
+        raise RecordError(
+            f"{record.folder} was planned by another version of medbreach or its plugins"
+        )
+    began, now = header.get("images"), _images(session)
+    if isinstance(began, dict):
+        for key in ("source", "labelled", "entries", "patients", "public", "decoys"):
+            if began.get(key) != now[key]:
+                raise RecordError(
+                    f"the images are not those that {record.folder} began with: {key} was "
+                    f"{began.get(key)}, now it is {now[key]}"
+                )
 
 
 def _watcher(
@@ -200,14 +198,39 @@ def _with_the_channels_of(
     return dataclasses.replace(plan, case=case), fitted.open()
 
 
-def _resolved(plan: Plan) -> dict[str, Any]:
-    """Return every setting of a plan's components, defaults included."""
-    case = plan.case
+def _user_network(network: UserNetwork) -> dict[str, str]:
+    return {"file": network.path.name, "factory": network.factory, "sha256": network.digest}
+
+
+def _images(session: Session) -> dict[str, Any]:
+    """Return what the run record says of the images."""
+    dataset, collection = session.plan.case.dataset, session.collection
+    return {
+        "source": dataset.source,
+        "licence": dataset.licence,
+        "note": collection.note,
+        "labelled": collection.classes is not None,
+        "entries": len(collection.entries),
+        "patients": len({e.patient for e in collection.entries}),
+        "spec": plain(session.sample.spec),
+        "public": len(session.sample.public),
+        "decoys": len(session.sample.decoys),
+    }
+
+
+def _resolved(plan: Plan, settings: Settings) -> dict[str, Any]:
+    """Return every setting of a plan's components, defaults included; paths as they were given."""
+    case, given = plan.case, settings["case"]["data"]
+    dataset = {"name": case.dataset.name, **plain(case.dataset), **plain(case.federation)}
+    if "path" in given:
+        dataset["path"] = given["path"]
+    model = case.model
+    network = _user_network(model) if isinstance(model, UserNetwork) else plain(model)
     return {
         "case": {
             "name": case.name,
-            "data": {"name": case.dataset.name, **plain(case.dataset), **plain(case.federation)},
-            "model": {"name": case.model.name, **plain(case.model)},
+            "data": dataset,
+            "model": {"name": model.name, **network},
             "server": {"name": case.server.name, **plain(case.server)},
             "user": plain(case.user),
             "weights": case.weights,

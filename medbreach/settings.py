@@ -11,7 +11,7 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from beartype import BeartypeConf
 from beartype.door import is_bearable
@@ -126,6 +126,17 @@ def type_name(hint: Any) -> str:
     return re.sub(r"\b(?:[a-z_]+\.)+", "", str(hint)).replace("NoneType", "None")
 
 
+def wanted(hint: Any) -> str:
+    """Return what a value of a type has to be, in words.
+
+    >>> wanted(tuple[int, ...] | None)
+    'a list of whole numbers or null'
+    >>> wanted(Literal["float", "double"])
+    'float or double'
+    """
+    return " or ".join(_word(option) for option in _options(hint))
+
+
 def plain(value: Any) -> Any:
     """Return a value as JSON and YAML can hold it: dataclasses as dicts, tuples as lists."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -152,14 +163,26 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
         return build(nested, value, where)
     if isinstance(value, list):
         value = _tuples(value)
-    if isinstance(value, str) and _accepts_path(hint):
+    if isinstance(value, str) and value and Path in _options(hint):
         value = Path(value).expanduser()
-    if isinstance(value, bool) and not is_bearable(value, hint):
-        raise ConfigError(f"{where} must be {type_name(hint)}, got {value!r}")
-    if not is_bearable(value, hint, conf=_WHOLE_NUMBERS_ARE_REAL):
-        shown = list(value) if isinstance(value, tuple) else value
-        raise ConfigError(f"{where} must be {type_name(hint)}, got {shown!r}")
+    if not _fits(value, hint):
+        raise ConfigError(f"{where} must be {wanted(hint)}, got {_shown(value)}")
     return value if is_bearable(value, hint) else _with_floats(value)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if isinstance(value, bool):  # which Python takes for the number 1
+        literals = [word for option in _options(hint) for word in typing.get_args(option)]
+        return hint is Any or bool in _options(hint) or any(value is word for word in literals)
+    return is_bearable(value, hint, conf=_WHOLE_NUMBERS_ARE_REAL)
+
+
+def _shown(value: Any) -> str:
+    """Return a value as YAML has it."""
+    words = {None: "null", True: "true", False: "false"}
+    if value is None or isinstance(value, bool):
+        return words[value]
+    return repr(list(value) if isinstance(value, tuple) else value)
 
 
 def _with_floats(value: Any) -> Any:
@@ -179,8 +202,36 @@ def _options(hint: Any) -> tuple[Any, ...]:
 
 
 def _dataclass_in(hint: Any) -> type | None:
-    return next((h for h in _options(hint) if dataclasses.is_dataclass(h)), None)  # type: ignore[misc]
+    kinds = (h for h in _options(hint) if isinstance(h, type))
+    return next((kind for kind in kinds if dataclasses.is_dataclass(kind)), None)
 
 
-def _accepts_path(hint: Any) -> bool:
-    return Path in _options(hint)
+_WORDS: Mapping[Any, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    Path: "a path",
+    type(None): "null",
+}
+
+
+def _word(hint: Any) -> str:
+    inner = typing.get_args(hint)
+    if typing.get_origin(hint) is Literal:
+        *others, last = (word if isinstance(word, str) else _shown(word) for word in inner)
+        return f"{', '.join(others)} or {last}" if others else last
+    if typing.get_origin(hint) is tuple:
+        if len(inner) == 2 and inner[1] is Ellipsis:
+            return f"a list of {_plural(inner[0])}"
+        same = len(set(inner)) == 1
+        return f"a list of {len(inner)} {_plural(inner[0])}" if same else type_name(hint)
+    if dataclasses.is_dataclass(hint):
+        return f"settings with the keys {', '.join(f.name for f in dataclasses.fields(hint))}"
+    return _WORDS.get(hint, type_name(hint))
+
+
+def _plural(hint: Any) -> str:
+    """Return the word for several values of a type: ``numbers`` for ``a number``."""
+    word = _word(hint)
+    return f"{word.removeprefix('a ')}s" if word.startswith("a ") else word

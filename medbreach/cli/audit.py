@@ -1,12 +1,15 @@
 """``medbreach audit`` and ``medbreach resume``."""
 
-import datetime
 import re
+import shlex
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from medbreach.cli.codes import Exit
+from medbreach.cli.verbosity import VERBOSE
 from medbreach.errors import ConfigError, RecordError
 
 if TYPE_CHECKING:
@@ -14,8 +17,6 @@ if TYPE_CHECKING:
     from medbreach.models.user_network import UserNetwork
     from medbreach.record import RunRecord
     from medbreach.session import Session
-
-NO_LEAK, LEAK, INCONCLUSIVE, STOPPED = 0, 1, 3, 130
 
 
 def fail_on(_: click.Context, __: click.Parameter, value: str) -> float:
@@ -44,7 +45,9 @@ FAIL_ON = click.option(
     metavar="any|never|N%",
     help="Leak that ends with exit code 1: any record identified above chance, or a share.  [any]",
 )
-QUIET = click.option("-q", "--quiet", is_flag=True, help="Print the verdict only.")
+QUIET = click.option(
+    "-q", "--quiet", is_flag=True, help="Print the verdict and where the report lies, only."
+)
 
 
 @click.command("audit")
@@ -61,6 +64,7 @@ QUIET = click.option("-q", "--quiet", is_flag=True, help="Print the verdict only
 @DEVICE
 @FAIL_ON
 @QUIET
+@VERBOSE
 def audit_command(
     settings: tuple[str, ...],
     out: Path | None,
@@ -80,19 +84,19 @@ def audit_command(
     from medbreach import config
     from medbreach.assembly import refuse_inert
     from medbreach.devices import pick_device
-    from medbreach.record import RunRecord
+    from medbreach.record import RunRecord, refuse_taken
     from medbreach.session import header, prepare
 
-    refuse_inert(list(settings))
+    if out is not None:
+        refuse_taken(out, overwrite=overwrite)
     network = _network(model)
     chosen = config.load(settings, cases)
-    session = prepare(chosen, pick_device(device or "auto"), network)
-    if out is None:
-        stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
-        out = Path("runs") / f"{session.plan.case.name}-{stamp}"
+    session = prepare(chosen, pick_device("auto" if device is None else device), network)
+    refuse_inert(settings, session.plan)
     head = header(session, chosen, settings, network)
-    record = RunRecord.create(out, head, overwrite=overwrite)
-    return _carry_out(session, record, fail_on, quiet)
+    folder = out or Path("runs") / _folder_name(session.plan.case.name)
+    record = RunRecord.create(folder, head, overwrite=overwrite)
+    return _carry_out(session, record, fail_on, quiet, model)
 
 
 @click.command("resume")
@@ -101,6 +105,7 @@ def audit_command(
 @DEVICE
 @FAIL_ON
 @QUIET
+@VERBOSE
 def resume_command(
     folder: Path, model: str | None, device: str | None, fail_on: float, quiet: bool
 ) -> int:
@@ -113,9 +118,14 @@ def resume_command(
     head = record.header()
     network = _network(model)
     _check_same_network(head.get("user_network"), network)
-    wanted = device or str(head.get("device", "auto"))
+    wanted = str(head.get("device", "auto")) if device is None else device
     session = prepare(head["settings"], pick_device(wanted), network)
-    return _carry_out(session, record, fail_on, quiet)
+    return _carry_out(session, record, fail_on, quiet, model)
+
+
+def _folder_name(case: str) -> str:
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    return re.sub(r"[^\w-]", "_", f"{case}-{stamp}")
 
 
 def _network(reference: str | None) -> "UserNetwork | None":
@@ -144,28 +154,39 @@ def _check_same_network(used: Any, given: "UserNetwork | None") -> None:
         raise RecordError(f"{given.path.name}:{given.factory} is not what this run began with")
 
 
-def _carry_out(session: "Session", record: "RunRecord", fail_on: float, quiet: bool) -> int:
+def _carry_out(
+    session: "Session", record: "RunRecord", fail_on: float, quiet: bool, model: str | None
+) -> int:
+    """Run what the record lacks, say what came out, and return the exit code.
+
+    Raises:
+        RecordError: The record cannot be written.
+    """
     from medbreach.cli.screen import follower, show_conclusion
     from medbreach.conclusion import conclude
     from medbreach.report import write_reports
     from medbreach.session import carry_out
 
-    missing = record.missing()
     try:
-        with follower(missing, quiet=quiet) as screen:
+        with follower(record.missing(), quiet=quiet) as screen:
             for _ in carry_out(session, record, screen):
                 pass
+        alpha = session.plan.options.alpha
+        conclusion = conclude(record.findings().values(), len(record.missing()), alpha)
+        written = write_reports(record)
     except KeyboardInterrupt:
-        click.echo(
-            f"\nstopped; what is done is recorded. Go on with: medbreach resume {record.folder}",
-            err=True,
-        )
-        return STOPPED
-    alpha = session.plan.options.alpha
-    conclusion = conclude(record.findings().values(), len(record.missing()), alpha)
-    written = write_reports(record)
+        click.echo(f"\nstopped; {_how_to_go_on(record, model)}", err=True)
+        return Exit.STOPPED
+    except RecordError as error:
+        raise RecordError(f"{error}; {_how_to_go_on(record, model)}") from error
     show_conclusion(conclusion, written, quiet=quiet)
     return exit_code(conclusion, fail_on)
+
+
+def _how_to_go_on(record: "RunRecord", model: str | None) -> str:
+    options = "" if model is None else f" --model {shlex.quote(model)}"
+    folder = shlex.quote(str(record.folder))
+    return f"what is done is recorded, go on with: medbreach resume {folder}{options}"
 
 
 def exit_code(conclusion: "Conclusion", fail_on: float) -> int:
@@ -174,5 +195,5 @@ def exit_code(conclusion: "Conclusion", fail_on: float) -> int:
     from medbreach.types import Verdict
 
     if conclusion.verdict is Verdict.LEAK:
-        return LEAK if share_leaked(conclusion) >= fail_on else NO_LEAK
-    return NO_LEAK if conclusion.verdict is Verdict.NO_LEAK else INCONCLUSIVE
+        return Exit.LEAK if share_leaked(conclusion) >= fail_on else Exit.NO_LEAK
+    return Exit.NO_LEAK if conclusion.verdict is Verdict.NO_LEAK else Exit.INCONCLUSIVE

@@ -17,6 +17,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from medbreach.cli.console import console
 from medbreach.conclusion import Conclusion
 from medbreach.plan import Attempt
 from medbreach.session import Follower
@@ -69,11 +70,11 @@ class Lines(Follower):
 @contextlib.contextmanager
 def follower(attempts: Sequence[str], *, quiet: bool) -> Iterator[Follower]:
     """Show progress: bars in a terminal, lines elsewhere, nothing if quiet."""
-    console = Console(stderr=True)
+    errors = console(stderr=True)
     if quiet:
         yield Follower()
-    elif not console.is_terminal:
-        yield Lines(console)
+    elif not errors.is_terminal:
+        yield Lines(errors)
     else:
         columns = (
             TextColumn("{task.description}"),
@@ -82,7 +83,7 @@ def follower(attempts: Sequence[str], *, quiet: bool) -> Iterator[Follower]:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=console, transient=True) as progress:
+        with Progress(*columns, console=errors, transient=True) as progress:
             yield Bars(progress, len(attempts))
 
 
@@ -102,15 +103,15 @@ def line_of(finding: Finding) -> str:
 
 def show_conclusion(conclusion: Conclusion, reports: Sequence[Path], *, quiet: bool) -> None:
     """Print the verdict, and where the reports lie."""
-    console = Console()
+    screen = console()
     colour = COLOURS.get(conclusion.verdict, "bold yellow")
     if not quiet:
-        console.print(table_of(conclusion))
-    console.print(f"[{colour}]{escape(conclusion.sentence)}[/]", soft_wrap=True)
+        screen.print(table_of(conclusion))
+    screen.print(f"[{colour}]{escape(conclusion.sentence)}[/]", soft_wrap=True)
     for reason in conclusion.reasons:
-        console.print(f"- {escape(reason)}", soft_wrap=True)
+        screen.print(f"- {escape(reason)}", soft_wrap=True)
     for file in reports:
-        console.print(f"report: {escape(str(file))}", soft_wrap=True, highlight=False)
+        screen.print(f"report: {escape(str(file))}", soft_wrap=True, highlight=False)
 
 
 def table_of(conclusion: Conclusion) -> Table:

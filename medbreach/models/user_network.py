@@ -32,7 +32,7 @@ class UserNetwork(Model):
         factory: Name of the function.
     """
 
-    name: ClassVar[str] = "user"
+    name: ClassVar[str] = "the user's network"
     source: ClassVar[str] = "the user"
 
     path: Path
@@ -77,7 +77,7 @@ class UserNetwork(Model):
             made = factory(**{k: values[k] for k in _accepted(factory, self._label)})
         except ModelError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ModelError(f"{self._label} failed: {type(error).__name__}: {error}") from error
         if not isinstance(made, nn.Module):
             raise ModelError(f"{self._label} must return a network, not {type(made).__name__}")
@@ -109,7 +109,7 @@ class UserNetwork(Model):
             sys.modules[module_name] = module
             try:
                 spec.loader.exec_module(module)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 del sys.modules[module_name]
                 raise ModelError(
                     f"{self.path.name} cannot be imported: {type(error).__name__}: {error}"

@@ -1,0 +1,150 @@
+"""Files that a kill or a full disk leaves whole: the old or the new ones, never half of one."""
+
+import contextlib
+import fcntl
+import gzip
+import io
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medbreach.collection import Affine
+from medbreach.errors import RecordError
+from medbreach.types import ImageSpec
+
+PARTIAL: Final = ".partial"
+LOCK: Final = ".lock"
+
+
+def write_whole(file: Path, content: bytes) -> None:
+    """Write a file under another name and rename it when it is on the disk; make its folder.
+
+    Raises:
+        OSError: It cannot be written; nothing is left of it.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".{file.name}{PARTIAL}")
+    try:
+        with partial.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(file)
+    except OSError:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+
+
+def append_line(file: Path, line: str) -> None:
+    """Add a line to a file.
+
+    Raises:
+        OSError: It cannot be written; the file is as it was.
+    """
+    size = file.stat().st_size if file.exists() else 0
+    try:
+        with file.open("ab") as stream:
+            stream.write(f"{line}\n".encode())
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError:
+        os.truncate(file, size)
+        raise
+
+
+def drop_partial_line(file: Path) -> None:
+    """Remove a last line that a kill cut short."""
+    content = file.read_bytes() if file.is_file() else b""
+    if content and not content.endswith(b"\n"):
+        os.truncate(file, content.rfind(b"\n") + 1)
+
+
+def drop_partial_files(folder: Path) -> None:
+    """Remove files that a kill left half written."""
+    for file in folder.rglob(f".*{PARTIAL}"):
+        file.unlink()
+
+
+def arrays_to_bytes(**arrays: NDArray[Any]) -> bytes:
+    """Return arrays as the content of an npz file."""
+    stream = io.BytesIO()
+    np.savez_compressed(stream, **arrays)
+    return stream.getvalue()
+
+
+def read_arrays(file: Path, *names: str) -> dict[str, NDArray[Any]]:
+    """Return the named arrays of an npz file.
+
+    Raises:
+        RecordError: The file or one of the arrays is missing or damaged.
+    """
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in names}
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise RecordError(f"{file} is missing or damaged") from error
+
+
+def volume_to_bytes(
+    volume: Float[Tensor, "channels depth height width"], spec: ImageSpec, affine: Affine | None
+) -> bytes:
+    """Return a volume as the content of a ``.nii.gz`` file.
+
+    Args:
+        volume: Its intensities.
+        spec: What is known about it.
+        affine: Where it lies; if that is unknown it is put at the origin, with the spec's spacing.
+    """
+    import nibabel
+
+    array = volume.permute(3, 2, 1, 0).numpy()  # x, y, z, channel
+    array = array[..., 0] if spec.channels == 1 else array
+    spacing = spec.spacing or (1.0, 1.0, 1.0)
+    matrix = np.diag([*reversed(spacing), 1.0]) if affine is None else np.array(affine)
+    image = nibabel.Nifti1Image(array, matrix)
+    image.header.set_xyzt_units("mm")
+    return gzip.compress(image.to_bytes(), mtime=0)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes from writing to a folder.
+
+    Raises:
+        RecordError: Another process is writing to it.
+    """
+    with speaking_of(folder):
+        lock = (folder / LOCK).open("w")
+    with lock:
+        try:
+            with speaking_of(folder):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except RecordError as error:
+            if isinstance(error.__cause__, BlockingIOError):
+                raise RecordError(f"another process is writing to {folder}") from error
+            raise
+        yield
+
+
+@contextlib.contextmanager
+def speaking_of(folder: Path) -> Iterator[None]:
+    """Turn the operating system's errors into a sentence about a run folder.
+
+    Raises:
+        RecordError: There was one.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RecordError(
+            f"{error.filename or folder} cannot be written: {error.strerror or error}"
+        ) from error
