@@ -143,21 +143,24 @@ def _leak_sentence(cell: Cell) -> str:
 def _no_leak_sentence(cells: Sequence[Cell]) -> str:
     if all(c.verdict is Verdict.REFUSED for c in cells):
         return "No leak found: the client refused what the server sent, so nothing was given away."
-    names = ", ".join(dict.fromkeys(c.attack for c in cells))
+    names = list(dict.fromkeys(c.attack for c in cells))
+    controls = "its control" if len(names) == 1 else "their controls"
     rates = [c.identified for c in cells if c.p_value is not None]
     highest = max((r.high for r in rates), default=0.0)
     return (
-        f"No leak found: {names} identified no more records than chance allows, while solving "
-        f"their controls; the share that they could identify is below {highest:.0%} with 95 % "
-        "confidence in each."
+        f"No leak found: {', '.join(names)} identified no more records than chance allows, while "
+        f"solving {controls}; the share of records that could be identified is below {highest:.0%} "
+        "with 95 % confidence for each."
     )
 
 
 def _reasons(findings: Sequence[Finding], cells: Sequence[Cell], missing: int) -> Iterable[str]:
     if missing:
         yield f"{missing} attempts have no finding yet: go on with 'medbreach resume'."
+    noted = {(f.attack, f.note) for c in cells for f in c.findings if f.verdict in _EXPLAINED}
     for f in findings:
-        if f.role is Role.SOLVABLE and f.verdict is not Verdict.SOLVED:
+        failed = f.role is Role.SOLVABLE and f.verdict is not Verdict.SOLVED
+        if failed and (f.attack, f.note) not in noted:
             yield f"{f.attack} did not pass its control: {f.note}."
         if f.role is Role.BLIND and f.verdict is Verdict.INCONCLUSIVE:
             yield f"The control {f.attack} failed: {f.note}."

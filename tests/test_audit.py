@@ -126,7 +126,7 @@ def test_an_attack_that_comes_to_nothing_is_said_and_nothing_is_concluded(
     assert note in found["scripted attack"].note
     assert found["blind_guess blind control"].verdict is Verdict.NO_LEAK
     assert conclusion.verdict is Verdict.INCONCLUSIVE
-    assert any(note in reason for reason in conclusion.reasons)
+    assert sum(note in reason for reason in conclusion.reasons) == 1
 
 
 class Refusing(Defense):
