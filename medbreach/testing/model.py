@@ -68,13 +68,7 @@ def _check_outputs(who: str, network: nn.Module, sample: Sample) -> None:
             return network.eval()(images)  # type: ignore[no-any-return]
 
     found = repeatable(who, outputs, outcomes=(), images=images, network=network)
-    expected = (len(images), sample.classes)
-    require(isinstance(found, Tensor), f"{who} returns a {type(found).__name__}, no tensor")
-    require(
-        tuple(found.shape) == expected and bool(found.isfinite().all()),
-        f"{who} must return {expected} finite outputs, one a record and class, not "
-        f"{tuple(found.shape)}",
-    )
+    require(bool(found.isfinite().all()), f"{who} returns outputs that are not finite")
 
 
 def _check_training(who: str, model: Model, form: Form) -> None:

@@ -17,7 +17,6 @@ ATTACK_OPTIONS = {
     "imprint-readout": {"server": MaliciousModelServer()},
     "recursive": {"forms": [Form((8, 8), 1)]},
 }
-SLOW_ATTACKS = {"recursive"}  # a large linear system for each layer
 MODEL_OPTIONS = {"convnet_beyond": {"forms": [Form((28, 28), 1)]}}  # its linear layer's width
 SLOW_MODELS = {
     "convnet_beyond",
@@ -45,11 +44,7 @@ SLOW_MODELS = {
 """Larger members of families whose small ones are checked in the quick suite."""
 
 
-def marked(names, slow):
-    return [pytest.param(n, marks=pytest.mark.slow if n in slow else ()) for n in names]
-
-
-@pytest.mark.parametrize("name", marked(plugins.attacks(), SLOW_ATTACKS))
+@pytest.mark.parametrize("name", plugins.attacks())
 def test_attack(name):
     options = ATTACK_OPTIONS.get(name, {})
     check(plugins.attacks()[name], ATTACK_SETTINGS.get(name), **options)
@@ -75,7 +70,13 @@ def test_metric(name):
     check(metric)
 
 
-@pytest.mark.parametrize("name", marked(plugins.models(), SLOW_MODELS))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in SLOW_MODELS else ())
+        for name in plugins.models()
+    ],
+)
 def test_model(name):
     check(plugins.models()[name], **MODEL_OPTIONS.get(name, {}))
 

@@ -491,10 +491,19 @@ def test_a_data_set_that_is_not_here():
 # Models.
 
 
+class Logarithm(nn.Module):
+    def forward(self, images):
+        return (images - images.amin()).log().flatten(1)
+
+
 @pytest.mark.parametrize(
     ("build", "sentence"),
     [
-        (lambda self, s, c: nn.Sequential(nn.Flatten(), nn.Linear(64, c + 1)), "finite outputs"),
+        (
+            lambda self, s, c: nn.Sequential(nn.Flatten(), nn.Linear(64, c + 1)),
+            "one output a class",
+        ),
+        (lambda self, s, c: nn.Sequential(Logarithm(), nn.Linear(64, c)), "not finite"),
         (lambda self, s, c: nn.Sequential(nn.Flatten(), nn.Linear(63, c)), "takes none of the"),
         (lambda self, s, c: nn.Sequential(nn.AdaptiveAvgPool2d((1, c)), nn.Flatten()), "train"),
         (
