@@ -24,7 +24,7 @@ hookimpl = pluggy.HookimplMarker("medbreach")
 def medbreach_attacks() -> Iterable[type[Attack]]:
     """Return the attacks that this plugin offers, as classes.
 
-    Each is a choice of the group ``attack`` by its own name; YAML files can name settings of it.
+    Each is a choice of the group ``attack`` by its own name; YAML can name settings of it.
     """
 
 
@@ -32,7 +32,7 @@ def medbreach_attacks() -> Iterable[type[Attack]]:
 def medbreach_servers() -> Iterable[type[Server]]:
     """Return the servers that this plugin offers, as classes.
 
-    Each is a choice of the group ``case/server`` by its own name; YAML files can name settings of it.
+    Each is a choice of the group ``case/server`` by its own name; YAML can name settings of it.
     """
 
 
@@ -40,7 +40,7 @@ def medbreach_servers() -> Iterable[type[Server]]:
 def medbreach_defenses() -> Iterable[type[Defense]]:
     """Return the defenses that this plugin offers, as classes.
 
-    Each is a choice of the group ``defense`` by its own name; YAML files can name settings of it.
+    Each is a choice of the group ``defense`` by its own name; YAML can name settings of it.
     """
 
 
@@ -56,7 +56,7 @@ def medbreach_metrics() -> Iterable[type[Metric]]:
 def medbreach_datasets() -> Iterable[type[Dataset]]:
     """Return the data sets that this plugin offers, as classes.
 
-    Each is a choice of the group ``case/data`` by its own name; YAML files can name settings of it.
+    Each is a choice of the group ``case/data`` by its own name; YAML can name settings of it.
     """
 
 
