@@ -348,11 +348,27 @@ class Model(Component):
                 raise ModelError(f"{self.name} built a {type(model).__name__}, no torch network")
             try:
                 with torch.no_grad():
-                    model.eval()(torch.zeros(2, *spec.shape))
-            except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
+                    outputs = model.eval()(torch.zeros(2, *spec.shape))
+            except Exception as error:
                 shape = " x ".join(map(str, spec.shape))
                 raise ModelError(
                     f"{self.name} cannot take images of {shape} (channels first): "
                     f"{' '.join(str(error).split())[:300]}"
                 ) from error
+        self._check_outputs(outputs, classes)
         return model
+
+    def _check_outputs(self, outputs: Any, classes: int) -> None:
+        """Check what the network returned for two images.
+
+        Raises:
+            ModelError: It is not one row an image, or not one output a class for cross-entropy.
+        """
+        if not isinstance(outputs, Tensor):
+            raise ModelError(f"{self.name} returns a {type(outputs).__name__}, not one tensor")
+        by_class = isinstance(self.loss(), nn.CrossEntropyLoss)
+        if outputs.shape[:1] != (2,) or (by_class and outputs.shape != (2, classes)):
+            raise ModelError(
+                f"{self.name} returns outputs of shape {tuple(outputs.shape)} for 2 images, not "
+                f"(2, {classes}): one output a class"
+            )

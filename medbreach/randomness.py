@@ -2,9 +2,11 @@
 
 import contextlib
 import hashlib
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 
@@ -38,12 +40,20 @@ class Seeds:
 
 @contextlib.contextmanager
 def lend_global(rng: torch.Generator) -> Iterator[None]:
-    """Seed torch's global generators from ``rng``, and put them back afterwards.
+    """Seed the global generators from ``rng``, and put them back afterwards.
 
-    Only for foreign code that knows no other generator, such as `torch.nn` constructors.
+    They are torch's, NumPy's and Python's. Only for foreign code that knows no others, such as
+    `torch.nn` constructors.
     """
     seed = int(torch.randint(2**62, (1,), generator=rng))
     devices = list(range(torch.cuda.device_count()))
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        yield
+    before = random.getstate(), np.random.get_state()  # noqa: NPY002 - foreign code may read it
+    try:
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed % 2**32)  # noqa: NPY002
+            yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])  # noqa: NPY002

@@ -36,6 +36,19 @@ NAMES = (
 )
 
 
+SIDES = {
+    "ConvNet": 32,
+    "convnet_beyond": 28,
+    "LeNet_zhu": 32,
+    "cnn6": 32,
+    "VGG11": 32,
+    "VGG13": 32,
+    "VGG16": 32,
+    "VGG19": 32,
+}
+"""Pixels along each side that a network takes; the others take images of any size."""
+
+
 @dataclass(frozen=True)
 class BreachingModel(Model):
     """A network of breaching's, for small 2D images with any number of channels."""
@@ -47,7 +60,7 @@ class BreachingModel(Model):
         """Return the network.
 
         Raises:
-            ModelError: The images are volumes.
+            ModelError: The images are volumes, or of a size that the network does not take.
         """
         from medbreach.breaching_bridge.networks import construct
 
@@ -55,6 +68,12 @@ class BreachingModel(Model):
             raise ModelError(
                 f"{self.name} takes 2D images; for volumes there are small_cnn and MONAI's "
                 "networks, such as monai_resnet18"
+            )
+        side = SIDES.get(self.architecture)
+        if side is not None and spec.space != (side, side):
+            raise ModelError(
+                f"{self.name} takes images of {side} x {side} pixels, not "
+                f"{' x '.join(map(str, spec.space))}"
             )
         return construct(self.architecture, spec, classes)
 
@@ -70,9 +89,14 @@ def networks() -> list[type[Model]]:
             namespace={
                 "name": name,
                 "architecture": name,
-                "__doc__": f"breaching's {name}, for small 2D images.",
+                "__doc__": f"breaching's {name}, for {_images(name)}.",
                 "__module__": __name__,
             },
         )
         for name in NAMES
     ]
+
+
+def _images(name: str) -> str:
+    side = SIDES.get(name)
+    return "small 2D images" if side is None else f"2D images of {side} x {side} pixels"

@@ -29,10 +29,17 @@ NAMES = (
 
 @dataclass(frozen=True)
 class TorchvisionModel(Model):
-    """A network of torchvision's, its first layer fitted to the channels. 2D only."""
+    """A network of torchvision's, its first layer fitted to the channels. 2D only.
+
+    torchvision starts the last layer of its vision transformers with zeros, so the gradient of a
+    fresh one is that of its last layer alone.
+    """
 
     source: ClassVar[str] = "torchvision"
-    differs: ClassVar[str] = "The first convolution takes the images' channels, not always three."
+    differs: ClassVar[str] = (
+        "The first convolution takes the images' channels; where they are not three, its weights "
+        "are normal with the deviation of torchvision's."
+    )
     architecture: ClassVar[str]
 
     def build(self, spec: ImageSpec, classes: int) -> nn.Module:
@@ -91,6 +98,7 @@ class TorchvisionModel(Model):
 
 
 def _fit_first_convolution(network: nn.Module, channels: int) -> None:
+    """Replace a network's first convolution by one of other channels, initialised as its own."""
     name, first = next((n, m) for n, m in network.named_modules() if isinstance(m, nn.Conv2d))
     fitted = nn.Conv2d(
         channels,
@@ -100,6 +108,9 @@ def _fit_first_convolution(network: nn.Module, channels: int) -> None:
         first.padding,  # type: ignore[arg-type]
         bias=first.bias is not None,
     )
+    nn.init.normal_(fitted.weight, std=float(first.weight.detach().std()))
+    if fitted.bias is not None:
+        nn.init.zeros_(fitted.bias)
     network.set_submodule(name, fitted)
 
 

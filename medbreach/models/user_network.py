@@ -1,5 +1,6 @@
 """The user's own network, from a file that the user named."""
 
+import contextlib
 import hashlib
 import importlib.util
 import inspect
@@ -7,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar
 
 import torch
@@ -14,6 +16,7 @@ from torch import nn
 
 from medbreach.components import Model
 from medbreach.errors import ModelError
+from medbreach.randomness import lend_global
 from medbreach.types import ImageSpec, LossFunction
 
 OFFERED = ("spec", "classes", "channels", "space")
@@ -55,8 +58,15 @@ class UserNetwork(Model):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the file, by which a resumed run knows that it is the same."""
-        return hashlib.sha256(self.path.read_bytes()).hexdigest()
+        """SHA-256 of the file, by which a resumed run knows that it is the same.
+
+        Raises:
+            ModelError: The file cannot be read.
+        """
+        try:
+            return hashlib.sha256(self.path.read_bytes()).hexdigest()
+        except OSError as error:
+            raise ModelError(f"--model: {self.path} cannot be read: {error.strerror}") from error
 
     def build(self, spec: ImageSpec, classes: int) -> nn.Module:
         """Run the user's function and return its network.
@@ -67,6 +77,11 @@ class UserNetwork(Model):
         factory = self._member(self.factory)
         if factory is None:
             raise ModelError(f"{self.path.name} has no function {self.factory}")
+        if isinstance(factory, nn.Module):
+            raise ModelError(
+                f"{self._label} is a network: name a function that returns one, so that its first "
+                "weights come from the seed"
+            )
         values = {
             "spec": spec,
             "classes": classes,
@@ -78,7 +93,7 @@ class UserNetwork(Model):
         except ModelError:
             raise
         except (Exception, SystemExit) as error:
-            raise ModelError(f"{self._label} failed: {type(error).__name__}: {error}") from error
+            raise ModelError(f"{self._label} failed: {_told(error)}") from error
         if not isinstance(made, nn.Module):
             raise ModelError(f"{self._label} must return a network, not {type(made).__name__}")
         return made
@@ -99,23 +114,33 @@ class UserNetwork(Model):
         return f"{self.path.name}:{self.factory}"
 
     def _member(self, name: str) -> Callable[..., Any] | None:
-        module_name = f"medbreach_user_{self.digest[:12]}"
-        module = sys.modules.get(module_name)
-        if module is None:
-            spec = importlib.util.spec_from_file_location(module_name, self.path)
-            assert spec is not None
-            assert spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[module_name] = module
-            try:
-                spec.loader.exec_module(module)
-            except (Exception, SystemExit) as error:
-                del sys.modules[module_name]
-                raise ModelError(
-                    f"{self.path.name} cannot be imported: {type(error).__name__}: {error}"
-                ) from error
-        member = getattr(module, name, None)
+        place = hashlib.sha256(f"{self.path} {self.digest}".encode()).hexdigest()
+        module_name = f"medbreach_user_{place[:12]}"
+        member = getattr(sys.modules.get(module_name) or self._import(module_name), name, None)
         return member if callable(member) else None
+
+    def _import(self, module_name: str) -> ModuleType:
+        """Run the user's file; modules beside it can be imported, and its randomness is its own.
+
+        Raises:
+            ModelError: It fails.
+        """
+        spec = importlib.util.spec_from_file_location(module_name, self.path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[module_name] = module
+        sys.path.insert(0, str(self.path.parent))
+        try:
+            with lend_global(torch.Generator().manual_seed(0)):
+                spec.loader.exec_module(module)
+        except (Exception, SystemExit) as error:
+            del sys.modules[module_name]
+            raise ModelError(f"{self.path.name} cannot be imported: {_told(error)}") from error
+        finally:
+            with contextlib.suppress(ValueError):  # the user's file may have removed it
+                sys.path.remove(str(self.path.parent))
+        return module
 
 
 def _accepted(factory: Callable[..., Any], label: str) -> list[str]:
@@ -124,12 +149,22 @@ def _accepted(factory: Callable[..., Any], label: str) -> list[str]:
     Raises:
         ModelError: It needs another one.
     """
-    parameters = inspect.signature(factory).parameters.values()
-    named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    strange = [p.name for p in named if p.default is p.empty and p.name not in OFFERED]
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (ValueError, TypeError) as error:
+        raise ModelError(f"{label} does not tell its parameters: wrap it in a function") from error
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    unnamed = [p for p in parameters if p.kind is p.POSITIONAL_ONLY]
+    needed = [p.name for p in (*unnamed, *named) if p.default is p.empty]
+    strange = [n for n in needed if n not in OFFERED or n in {p.name for p in unnamed}]
     if strange:
         raise ModelError(
             f"{label} needs {', '.join(strange)}, but only {', '.join(OFFERED)} can be given: "
             "give the others defaults"
         )
     return [p.name for p in named if p.name in OFFERED]
+
+
+def _told(error: BaseException) -> str:
+    """Return what went wrong in the user's code on one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

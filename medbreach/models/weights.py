@@ -4,7 +4,7 @@ import pickle
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from medbreach.errors import ModelError
 
@@ -22,15 +22,21 @@ def load_weights(model: nn.Module, file: str | Path) -> None:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError(
-            f"{path} holds more than tensors, which would run code: save it with "
-            "torch.save(network.state_dict(), file)"
+            f"{path} holds more than tensors, which could run code, so it was not opened: save "
+            "it with torch.save(network.state_dict(), file)"
         ) from error
-    except (RuntimeError, OSError, EOFError, ValueError) as error:
+    except Exception as error:  # what torch raises for other files has no common base
         raise ModelError(f"{path} is damaged or no torch file") from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
-    if not isinstance(state, dict):
-        raise ModelError(f"{path} holds a {type(state).__name__}, not a state dict")
+    if not isinstance(state, dict) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
+    ):
+        raise ModelError(
+            f"{path} holds no state dict: save it with torch.save(network.state_dict(), file)"
+        )
+    if not all(v.isfinite().all() for v in state.values()):
+        raise ModelError(f"{path} holds weights that are not finite")
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
