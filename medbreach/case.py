@@ -318,9 +318,11 @@ def _sound(defense: Defense, update: object, model: nn.Module) -> Update:
     """
     if not isinstance(update, Update):
         raise ContractError(f"{defense.name} returned a {type(update).__name__}, no Update")
-    shapes = {n: p.shape for n, p in model.named_parameters() if p.requires_grad}
-    if {n: g.shape for n, g in update.change.items()} != shapes:
-        raise ContractError(f"{defense.name} returned an update of other shapes than the model")
+    shapes = [(n, p.shape) for n, p in model.named_parameters() if p.requires_grad]
+    if [(n, g.shape) for n, g in update.change.items()] != shapes:
+        raise ContractError(
+            f"{defense.name} returned an update of other shapes than the model, or in another order"
+        )
     if not all(g.isfinite().all() for g in update.change.values()):
         raise ContractError(f"{defense.name} returned an update that is not finite")
     return update

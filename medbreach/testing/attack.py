@@ -8,7 +8,7 @@ import torch
 
 from medbreach.case import Case, draw, play
 from medbreach.components import Attack, Server
-from medbreach.errors import InputError, NotApplicable, Refused
+from medbreach.errors import InputError, NotApplicable
 from medbreach.protocol import User
 from medbreach.randomness import Seeds
 from medbreach.servers.honest_but_curious import HonestServer
@@ -64,7 +64,7 @@ def _check_form(attack: Attack, form: Form, server: Server) -> str:
         claim = repeatable(
             who, lambda: attack(exchange, Seeds(0).stream("attack")), exchange=exchange
         )
-    except (InputError, NotApplicable, Refused) as reason:
+    except (InputError, NotApplicable) as reason:
         return f"{form}: {reason}"
     _check_claim(who, claim, exchange.classes)
     for what, variant in _variants(control or case, form, exchange):

@@ -57,10 +57,8 @@ def check_declaration(component: type[C], settings: Mapping[str, Any] | None = N
 def _check_documentation(component: type[Component]) -> None:
     name = component.name
     own = vars(component).get("__doc__") or ""
-    generated = own.startswith(
-        f"{component.__name__}("
-    )  # what dataclass writes where there is none
-    require(bool(own.strip()) and not generated, f"{name} has no docstring")
+    made_up = own.startswith(f"{component.__name__}(")  # by dataclass, where there is none
+    require(bool(own.strip()) and not made_up, f"{name} has no docstring")
     first = inspect.cleandoc(own).split("\n", 1)[0]
     require(
         first.endswith("."), f"{name}: the docstring's first line must be a sentence: {first!r}"

@@ -16,8 +16,9 @@ from medbreach.testing.guard import repeatable, require
 from medbreach.training import LocalTrainer
 from medbreach.types import Exchange, Recipe, Update
 
+OUTCOMES = (NotApplicable, Refused)
 BATCH = User(num_data_points=2, provide_labels=True)
-GRADIENTS = replace(BATCH, user_type="multiuser_aggregate", num_data_points=2, aggregation="plain")
+GRADIENTS = replace(BATCH, user_type="multiuser_aggregate", aggregation="plain")
 ROUNDS = {
     "gradients of two clients": GRADIENTS,
     "their secure aggregate": replace(GRADIENTS, aggregation="secure"),
@@ -60,7 +61,7 @@ def _check_form(defense: Defense, form: Form) -> str:
         for what, user in ROUNDS.items():
             _check_round(f"{who}, {what}", [defense], form, user)
         _check_round(f"{who}, twice over", [defense, defense], form, BATCH)
-    except (NotApplicable, Refused) as reason:
+    except OUTCOMES as reason:
         return f"{form}: {reason}"
     return ""
 
@@ -69,7 +70,7 @@ def _check_vet(who: str, defense: Defense, form: Form) -> None:
     case, sample = tiny_case(*form), tiny_sample(*form)
     network = honest_network(case, sample, Seeds(0))
     found = repeatable(
-        who, lambda: defense.vet(network, sample.spec), network=network, spec=sample.spec
+        who, lambda: defense.vet(network, sample.spec), OUTCOMES, network=network, spec=sample.spec
     )
     require(found is None, f"{who}: vet returns nothing; to refuse a network, raise Refused")
 
@@ -81,11 +82,11 @@ def _check_wrap(who: str, defense: Defense, form: Form, recipe: Recipe | None) -
         own = replace(task, model=copy.deepcopy(task.model), rng=Seeds(0).stream("client"))
         return defense.wrap(LocalTrainer())(own)
 
-    found = repeatable(who, update, batch=task.batch, spec=task.spec)
+    found = repeatable(who, update, OUTCOMES, batch=task.batch, spec=task.spec)
     require(isinstance(found, Update), f"{who}: the wrapped training must return an Update")
-    shapes = {name: p.shape for name, p in task.model.named_parameters()}
+    shapes = [(name, p.shape) for name, p in task.model.named_parameters()]
     require(
-        {name: g.shape for name, g in found.change.items()} == shapes,
+        [(name, g.shape) for name, g in found.change.items()] == shapes,
         f"{who}: the update must have the names and shapes of the network's parameters, in order",
     )
     require(
@@ -101,4 +102,4 @@ def _check_round(who: str, stack: Sequence[Defense], form: Form, user: User) -> 
     def exchanges() -> tuple[Exchange, ...]:
         return play(case, sample, stack, Seeds(0), CPU)
 
-    repeatable(who, exchanges, sample=sample)
+    repeatable(who, exchanges, OUTCOMES, sample=sample)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medbreach.errors import MedbreachError, NotApplicable, Refused
+from medbreach.errors import MedbreachError, NotApplicable
 
 T = TypeVar("T")
 
@@ -28,9 +28,7 @@ def require(holds: bool, sentence: str) -> None:
 
 
 @contextlib.contextmanager
-def running(
-    who: str, outcomes: tuple[type[Exception], ...] = (NotApplicable, Refused)
-) -> Iterator[None]:
+def running(who: str, outcomes: tuple[type[Exception], ...] = (NotApplicable,)) -> Iterator[None]:
     """Turn whatever a component raises into a failure, but for the outcomes that it may have.
 
     Raises:
@@ -50,7 +48,7 @@ def running(
 def repeatable(
     who: str,
     compute: Callable[[], T],
-    outcomes: tuple[type[Exception], ...] = (NotApplicable, Refused),
+    outcomes: tuple[type[Exception], ...] = (NotApplicable,),
     **inputs: Any,
 ) -> T:
     """Return what a component computes, after checking what a component must not do.

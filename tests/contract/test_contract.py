@@ -395,6 +395,25 @@ def test_defenses(halve, sentence):
     broken(variant(Half, halve=halve), sentence)
 
 
+def test_a_defense_that_sends_parameters_in_another_order():
+    def wrap(self, train):
+        def trained(task):
+            update = train(task)
+            return replace(update, change=dict(reversed(update.change.items())))
+
+        return trained
+
+    broken(variant(Half, wrap=wrap), "names and shapes of the network's parameters, in order")
+
+
+@pytest.mark.parametrize("base", [Public, Error])
+def test_only_a_defense_may_refuse(base):
+    def run(self, *_):
+        raise Refused("I will not")
+
+    broken(variant(base, run=run), "I will not")
+
+
 def test_a_defense_that_returns_no_update():
     broken(variant(Half, wrap=lambda self, train: lambda task: None), "must return an Update")
 
@@ -403,7 +422,10 @@ def test_a_defense_whose_aggregate_has_other_shapes():
     def aggregate(self, updates):
         return [replace(u, change={n: g[:1] for n, g in u.change.items()}) for u in updates]
 
-    broken(variant(Half, aggregate=aggregate), "half returned an update of other shapes")
+    broken(
+        variant(Half, aggregate=aggregate),
+        "half returned an update of other shapes",
+    )
 
 
 def test_a_defense_that_refuses_everything():
