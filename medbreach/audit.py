@@ -24,8 +24,9 @@ from medbreach.errors import (
     Refused,
 )
 from medbreach.measure import measured
+from medbreach.parts import Part, finished
 from medbreach.plan import UNDEFENDED, Attempt, Plan
-from medbreach.progress import Watch, watched_by
+from medbreach.progress import Watch, current, watched_by
 from medbreach.randomness import Seeds
 from medbreach.scoring import Score, Scorer
 from medbreach.statistics import binomial_tail, tail
@@ -219,10 +220,11 @@ def _control_case(attack: Attack, case: Case) -> Case:
 
 def _run(attack: Attack, exchanges: tuple[Exchange, ...], seeds: Seeds) -> Reconstruction:
     """Attack each exchange that the server can tell apart; return all claims together."""
-    parts = [
-        attack(_own_copy(exchange), seeds.stream(f"attack/{k}"))
-        for k, exchange in enumerate(exchanges)
-    ]
+    whole = current()
+    parts = finished(whole)
+    for k, exchange in list(enumerate(exchanges))[len(parts) :]:
+        with watched_by(Part(whole, k, len(exchanges), parts)):
+            parts.append(attack(_own_copy(exchange), seeds.stream(f"attack/{k}")))
     return Reconstruction(
         torch.cat([p.images for p in parts]),
         _joined([p.labels for p in parts]),
