@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from medbreach.components import ClientTask
 from medbreach.protocol import LocalNoise
+from medbreach.randomness import lend_global
 from medbreach.types import Batch, Change, Update
 
 Gradient = dict[str, Tensor]
@@ -29,9 +30,11 @@ class LocalTrainer:
     def __call__(self, task: ClientTask) -> Update:
         """Return everything that the client could send; what it withholds is dropped later."""
         task.model.train(task.training)
-        if task.recipe is None:
-            return self._gradient_update(task)
-        return self._weight_update(task)
+        train = self._gradient_update if task.recipe is None else self._weight_update
+        if not task.training:
+            return train(task)
+        with lend_global(task.rng):  # which dropout draws from
+            return train(task)
 
     def _gradient_update(self, task: ClientTask) -> Update:
         if task.training:  # the buffers then hold this batch's statistics, undiluted

@@ -1,6 +1,7 @@
 """What every model keeps."""
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -12,7 +13,7 @@ from medbreach.errors import ModelError
 from medbreach.randomness import Seeds
 from medbreach.testing.declaration import check_declaration
 from medbreach.testing.examples import Form, tiny_sample, tiny_task
-from medbreach.testing.guard import repeatable, require, running
+from medbreach.testing.guard import repeatable, require
 from medbreach.training import LocalTrainer
 from medbreach.types import Update
 
@@ -78,8 +79,8 @@ def _check_training(who: str, model: Model, form: Form) -> None:
 
     for training in (False, True):
         mode = "training" if training else "evaluation"
-        with running(f"{who} in {mode} mode", outcomes=()):
-            change = gradient(training).change
+        update = repeatable(f"{who} in {mode} mode", partial(gradient, training), outcomes=())
+        change = update.change
         require(
             all(bool(g.isfinite().all()) for g in change.values())
             and any(bool(g.any()) for g in change.values()),

@@ -534,7 +534,7 @@ class Logarithm(nn.Module):
         ),
         (
             lambda self, s, c: nn.Sequential(
-                nn.Flatten(), nn.Linear(64, c), nn.Dropout(), nn.Linear(c, c).requires_grad_(False)
+                nn.Flatten(), nn.Dropout(), nn.Linear(64, c), nn.Linear(c, c).requires_grad_(False)
             ),
             "",
         ),
