@@ -151,6 +151,9 @@ def _case(settings: Mapping[str, Any], user_network: UserNetwork | None) -> Case
     for key in ("name", "data", "server", "user"):
         if settings.get(key) in (None, ""):
             raise ConfigError(f"case.{key} is not set")
+    for key in ("data", "server", "user", "impl"):
+        if not isinstance(settings.get(key, {}), Mapping):
+            raise ConfigError(f"case.{key} must be settings by key, got {settings[key]!r}")
     if not isinstance(settings["name"], str | int | float):
         raise ConfigError(f"case.name must be text, got {settings['name']!r}")
     dataset, federation = _dataset(settings["data"])

@@ -7,7 +7,7 @@ is built, against its fields.
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -48,15 +48,17 @@ def load(overrides: Sequence[str] = (), folder: Path | None = None) -> Settings:
     choices = choices_of(parsed)
     values = [o for o in parsed if not o.is_choice]
     attacks = several("attack", choices.pop("attack", None)) or _default("attack", folder)
-    stacks = several("defense", choices.pop("defense", None)) or [UNDEFENDED]
-    base = _compose({group: one(group, value) for group, value in choices.items()}, folder)
-    _set(base, [o for o in values if o.key.split(".")[0] in ("case", "audit")])
     attacks = [canonical("attack", name, folder) for name in attacks]
     attacks = [*BLIND, *dict.fromkeys(name for name in attacks if name not in BLIND)]
-    members = {stack: _members(stack, folder) for stack in stacks}
-    defenses = list(dict.fromkeys(name for names in members.values() for name in names))
-    found_attacks = _components("attack", attacks, values, folder)
-    found_defenses = _components("defense", defenses, values, folder)
+    stacks = several("defense", choices.pop("defense", None)) or [UNDEFENDED]
+    listed = [_members(stack, folder) for stack in stacks]
+    members = {"+".join(names) or UNDEFENDED: names for names in listed}
+    defenses = list(dict.fromkeys(name for names in listed for name in names))
+    picked = {group: one(group, value) for group, value in choices.items()}
+    base = _compose(picked, folder, {"attack": attacks, "defense": defenses})
+    _set(base, [o for o in values if o.key.split(".")[0] in ("case", "audit")])
+    found_attacks = _components("attack", _found(base, "attack", attacks), values, folder)
+    found_defenses = _components("defense", _found(base, "defense", defenses), values, folder)
     return {
         "case": _plain(base["case"], "case"),
         "attacks": found_attacks,
@@ -129,8 +131,17 @@ def _defaults(file: Path) -> dict[str, str]:
     return {str(group): str(name) for entry in single for group, name in entry.items()}
 
 
-def _compose(choices: Mapping[str, str], folder: Path | None) -> DictConfig:
+def _compose(
+    choices: Mapping[str, str],
+    folder: Path | None,
+    beside: Mapping[str, Sequence[str]] | None = None,
+) -> DictConfig:
     """Compose the tree with some choices, whose letter case does not matter.
+
+    Args:
+        choices: One choice a group.
+        folder: The user's own config tree.
+        beside: Several choices a group, whose settings `_found` returns.
 
     Raises:
         ConfigError: A choice is unknown or its file is damaged.
@@ -139,12 +150,24 @@ def _compose(choices: Mapping[str, str], folder: Path | None) -> DictConfig:
     if "case" in found:
         found = {**_inside_case(found["case"], set(found), folder), **found}
     picked = [f"{group}={_quoted(name)}" for group, name in found.items()]
+    for group, several_names in (beside or {}).items():
+        places = enumerate(several_names)
+        picked += [f"+{group}@{group}s.n{k}={_quoted(name)}" for k, name in places]
     _store_unwritten(folder)
-    # Hydra wants the primary file in the first tree, but a user's own tree need not have one
-    ConfigStore.instance().store(f"_{PRIMARY}", OmegaConf.load(_primary(folder)))
+    primary = _primary(folder)
     path = ",".join(_quoted(f"file://{tree}") for tree in roots(folder))
-    with _one_sentence("the config tree"), initialize(config_path=None, version_base="1.3"):
-        return compose(f"_{PRIMARY}", [*picked, f"hydra.searchpath=[{path}]"])
+    with _one_sentence(str(primary)), initialize(config_path=None, version_base="1.3"):
+        # Hydra wants the primary file in the first tree, but a user's own tree need not have one
+        ConfigStore.instance().store(f"_{PRIMARY}", OmegaConf.load(primary))
+        composed = compose(f"_{PRIMARY}", [*picked, f"hydra.searchpath=[{path}]"])
+    absent = {"case", "audit"} - set(composed)
+    if absent:
+        raise ConfigError(f"{primary} chooses no {' and no '.join(sorted(absent))}")
+    return composed
+
+
+def _found(composed: DictConfig, group: str, names: Sequence[str]) -> dict[str, DictConfig]:
+    return {name: composed[f"{group}s"][f"n{k}"] for k, name in enumerate(names)}
 
 
 def _inside_case(case: str, settled: set[str], folder: Path | None) -> dict[str, str]:
@@ -168,7 +191,10 @@ def _quoted(text: str) -> str:
 
 
 def _components(
-    group: str, chosen: Iterable[str], values: Sequence[Override], folder: Path | None
+    group: str,
+    found: Mapping[str, DictConfig],
+    values: Sequence[Override],
+    folder: Path | None,
 ) -> dict[str, Settings]:
     """Return the settings of each chosen attack or defense, with the overrides that are for it.
 
@@ -178,7 +204,6 @@ def _components(
     Raises:
         ConfigError: No chosen one has the key.
     """
-    found = {name: _compose({group: name}, folder)[group] for name in chosen}
     for override in values:
         top, _, rest = override.key.partition(".")
         if top != group:
@@ -259,7 +284,9 @@ def _plain(settings: Any, where: str) -> Settings:
     if missing:
         key = missing[0] if missing[0].startswith(f"{where}.") else f"{where}.{missing[0]}"
         raise ConfigError(f"{key} is not set: add {key}=VALUE")
-    return resolved  # type: ignore[return-value]
+    if not isinstance(resolved, dict):
+        raise ConfigError(f"{where} must be settings by key, got {resolved!r}")
+    return {str(key): value for key, value in resolved.items()}
 
 
 @contextlib.contextmanager

@@ -176,6 +176,8 @@ class RunRecord:
             with speaking_of(self.folder):
                 drop_partial_line(self.folder / FINDINGS)
                 drop_partial_files(self.folder)
+                for attempt in self.findings():
+                    self.checkpoint_file(attempt).unlink(missing_ok=True)
             yield
 
     def append(self, outcome: Outcome) -> None:

@@ -77,7 +77,7 @@ def drop_partial_files(folder: Path) -> None:
 def arrays_to_bytes(**arrays: NDArray[Any]) -> bytes:
     """Return arrays as the content of an npz file."""
     stream = io.BytesIO()
-    np.savez_compressed(stream, **arrays)
+    np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
     return stream.getvalue()
 
 
