@@ -52,7 +52,7 @@ class Descent(AnyImage):
             setattr(self, step, _passing_interrupts(getattr(self, step)))
 
     def check_augmentations(self, space: tuple[int, ...]) -> None:
-        """Check that augmentations keep the shape of images.
+        """Check that augmentations work on images and keep their shape.
 
         Raises:
             NotApplicable: One does not.
@@ -66,8 +66,9 @@ class Descent(AnyImage):
                 fits = False
             if not fits:
                 raise NotApplicable(
-                    f"breaching's augmentation {type(augmentation).__name__} changes the size of "
-                    f"images of {' x '.join(map(str, space))} pixels: change its settings"
+                    f"breaching's augmentation {type(augmentation).__name__} fails on images of "
+                    f"{' x '.join(map(str, space))} pixels in {self.cfg.impl.dtype} precision, or "
+                    "changes their size: change its settings"
                 )
 
     def begin(self, models: Any, shared_data: Any, labels: Any) -> None:

@@ -26,18 +26,18 @@ def fitted(regulariser: Any, exchange: Exchange, *, labelled: bool) -> Any:
     rgb = len(exchange.spec.space) == 2 and exchange.spec.channels == 3
     if isinstance(regulariser, library.regularizers.TotalVariation) and not rgb:
         return TotalVariation(
-            regulariser.scale,
-            regulariser.inner_exp,
-            regulariser.outer_exp,
+            float(regulariser.scale),
+            float(regulariser.inner_exp),
+            float(regulariser.outer_exp),
             regulariser.double_opponents,
-            regulariser.eps,
+            float(regulariser.eps),
         )
     if isinstance(regulariser, library.regularizers.DeepInversion):
-        return BatchNormMatching(regulariser.scale, regulariser.first_bn_multiplier)
+        return BatchNormMatching(float(regulariser.scale), float(regulariser.first_bn_multiplier))
     if isinstance(regulariser, library.regularizers.FeatureRegularization):
         if not labelled:
             raise NotApplicable("regularization.features needs labels before the descent starts")
-        return FeatureMatching(regulariser.scale, exchange)
+        return FeatureMatching(float(regulariser.scale), exchange)
     return regulariser
 
 
