@@ -46,7 +46,6 @@ CLAIMS: Final = "claims"
 SAME: Final = 1e-5  # of the bounds: how far apart the same image may be on two machines
 
 _OURS: Final = (HEADER, FINDINGS, SAMPLES, CLAIMS, LOCK, "report.*", ".checkpoint-*", f"*{PARTIAL}")
-_NEEDED: Final = {"settings": dict, "attempts": list}
 
 
 class Images(NamedTuple):
@@ -116,9 +115,12 @@ class RunRecord:
             raise RecordError(
                 f"{folder} has a record of schema {schema}; this medbreach reads up to {SCHEMA}"
             )
-        for key, kind in _NEEDED.items():
-            if not isinstance(header.get(key), kind):
-                raise RecordError(f"{folder / HEADER} is damaged: it has no {key}")
+        if not isinstance(header.get("attempts"), list):
+            raise RecordError(f"{folder / HEADER} is damaged: it has no attempts")
+        settings = header.get("settings")
+        for key in ("case", "attacks", "stacks", "audit"):
+            if not isinstance(settings, dict) or not isinstance(settings.get(key), dict):
+                raise RecordError(f"{folder / HEADER} is damaged: it has no settings of the {key}")
         return record
 
     def header(self) -> dict[str, Any]:
