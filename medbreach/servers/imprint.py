@@ -151,8 +151,9 @@ class MaliciousModelServer(Server):
 def calibrate(block: Any, public: Float[Tensor, "public channels *space"]) -> None:
     """Fit an imprint block to public images.
 
-    Its bins go to the quantiles of their measurements, the lowest bin is open, and the block's
-    output gets mean 0 and deviation 1 over them. Otherwise the output can be so large that the
+    Its bins go to the quantiles of their measurements, with one bin well below and one well above
+    them all: the readout takes differences of rows, so it misses a record above the highest bin.
+    The block's output gets mean 0 and deviation 1 over them. Otherwise it can be so large that the
     network is sure of a record's class, whose gradient is then zero.
 
     Args:
@@ -169,9 +170,9 @@ def calibrate(block: Any, public: Float[Tensor, "public channels *space"]) -> No
         )
     measured = public.flatten(1) @ block.linear0.weight[0]
     rows = len(block.linear0.bias)
-    edges = torch.quantile(measured.double(), torch.arange(1, rows).double() / rows)
-    spread = max(float(measured.max() - measured.min()), 1e-6)
-    bins = torch.cat([edges[:1] - spread, edges]).to(measured)
+    edges = torch.quantile(measured.double(), torch.linspace(0, 1, rows).double())
+    spread = max(float(edges[-1] - edges[0]), 1e-6)
+    bins = torch.cat([edges[:1] - spread, edges[1:-1], edges[-1:] + spread]).to(measured)
     block.linear0.bias.copy_(-bins)
     if hasattr(block, "linear2"):
         total = (measured[:, None] - bins).relu().sum(1)

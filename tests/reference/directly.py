@@ -66,9 +66,10 @@ class Played:
 
 
 def play(network, *, records=2, space=(12, 12), channels=3, revealed=True, **changes):
-    """Return a round of one client's gradient, computed here."""
+    """Return a round of one client's gradient, computed here in the network's precision."""
     sample = tiny_sample(space, channels)
-    images, labels = sample.decoys[:records], torch.arange(records) % 3
+    images = sample.decoys[:records].to(next(network.parameters()))
+    labels = torch.arange(records) % 3
     sent = {k: v.clone() for k, v in network.state_dict().items()}
     network.train(changes.get("training", False))
     loss = nn.functional.cross_entropy(network(sample.spec.normalise(images)), labels)
