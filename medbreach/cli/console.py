@@ -1,6 +1,8 @@
 """Where the program prints to."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -17,3 +19,14 @@ def console(*, stderr: bool = False) -> "Console":
     if not made.is_terminal and "COLUMNS" not in os.environ:
         made.width = WIDE
     return made
+
+
+@contextlib.contextmanager
+def waiting(words: str, *, quiet: bool) -> Iterator[None]:
+    """Say in a terminal what there is to wait for."""
+    errors = console(stderr=True)
+    if quiet or not errors.is_terminal:
+        yield
+    else:
+        with errors.status(words):
+            yield

@@ -19,6 +19,7 @@ def be_verbose(_: click.Context, __: click.Parameter, count: int) -> None:
 def start_quietly() -> None:
     """Show warnings of medbreach itself only, one line each."""
     logging.basicConfig(format="%(levelname)s %(message)s")
+    logging.getLogger("medbreach").setLevel(LEVELS[0])
     warnings.showwarning = _show_warning
     warnings.filterwarnings("ignore")
     warnings.filterwarnings("default", message="plugin ")

@@ -31,7 +31,7 @@ def render_junit(record: RunRecord, redact: bool = False) -> str:
         *(_finding_case(line.id, line.finding) for line in summary.lines),
         *(_case(name, attempt, "error", "no finding yet") for attempt in summary.missing),
     ]
-    seconds = sum(line.finding.seconds for line in summary.lines)
+    seconds = sum((line.finding.seconds for line in summary.lines), 0.0)
     suite = _suite(cases, seconds)
     ET.indent(suite)
     xml: bytes = ET.tostring(suite, encoding="utf-8", xml_declaration=True)
