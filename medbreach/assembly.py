@@ -138,8 +138,7 @@ def _defense(settings: Mapping[str, Any]) -> Defense:
 
 def _metrics(options: Options) -> tuple[Metric, ...]:
     kinds = plugins.metrics()
-    offered = [name for name in kinds if not kinds[name].__module__.startswith("medbreach.")]
-    names = dict.fromkeys([*options.metrics, *offered])
+    names = dict.fromkeys(options.metrics)
     return tuple(build(plugins.pick(kinds, n, "metric"), {}, f"metric {n}") for n in names)
 
 

@@ -17,6 +17,7 @@ from medbreach.collection import Collection
 from medbreach.components import Attack
 from medbreach.errors import (
     ContractError,
+    DataError,
     InputError,
     ModelError,
     NotApplicable,
@@ -29,12 +30,11 @@ from medbreach.plan import UNDEFENDED, Attempt, Plan
 from medbreach.progress import Watch, current, watched_by
 from medbreach.randomness import Seeds
 from medbreach.scoring import Score, Scorer
-from medbreach.statistics import binomial_tail, tail
+from medbreach.statistics import tail
 from medbreach.types import Exchange, Finding, Reconstruction, Role, Verdict
+from medbreach.verdicts import judge
 
 log = logging.getLogger(__name__)
-
-BROKEN_SCORING = 1e-3  # the blind controls' p-value under which the scoring itself is doubted
 
 
 class Outcome(NamedTuple):
@@ -109,6 +109,13 @@ def check(plan: Plan, collection: Collection) -> Sample:
     sample = draw(plan.case, collection, Seeds(first), options.decoys, options.public)
     for seed in others:
         draw(plan.case, collection, Seeds(seed), options.decoys, options.public)
+    seeds = len(options.seed_numbers)
+    if tail(seeds * len(sample.truth.labels), sample.pools * seeds) > plan.levels.pooled:
+        raise DataError(
+            f"with {len(sample.truth.labels)} records and {len(sample.decoys)} look-alikes even a "
+            "perfect reconstruction could not be told from luck: give more images, or raise "
+            "case.user.num_data_points, audit.decoys or audit.seeds"
+        )
     network = honest_network(plan.case, sample, Seeds(first))
     _try_loss(plan.case, network, sample)
     public = sample.public if plan.case.server.has_external_data else sample.public[:0]
@@ -117,7 +124,7 @@ def check(plan: Plan, collection: Collection) -> Sample:
 
 
 def _try_loss(case: Case, network: nn.Module, sample: Sample) -> None:
-    """Compute the loss once, for two images of the last class.
+    """Compute the loss and its gradient once, for two images of the last class.
 
     Raises:
         ModelError: That fails, or gives no finite number.
@@ -125,8 +132,10 @@ def _try_loss(case: Case, network: nn.Module, sample: Sample) -> None:
     images = sample.spec.normalise(sample.public[:2])
     labels = torch.full((len(images),), sample.classes - 1)
     try:
-        with torch.no_grad():
-            value = float(case.model.loss()(network.eval()(images), labels))
+        loss = case.model.loss()(network.eval()(images), labels)
+        weights = [p for p in network.parameters() if p.requires_grad]
+        torch.autograd.grad(loss, weights, allow_unused=True)
+        value = float(loss.detach())
     except Exception as error:
         raise ModelError(
             f"the loss of {case.model.name} cannot be computed for {sample.classes} classes: "
@@ -177,7 +186,7 @@ def _attempt(bench: _Bench, attempt: Attempt, earlier: Iterable[Finding]) -> Out
         seed=attempt.seed,
         role=attempt.role,
         verdict=Verdict.FAILED,
-        level=plan.level,
+        level=plan.levels.single,
         device=str(bench.device),
     )
     sample = None
@@ -185,9 +194,10 @@ def _attempt(bench: _Bench, attempt: Attempt, earlier: Iterable[Finding]) -> Out
         case = plan.case if attempt.role is not Role.SOLVABLE else _control_case(attack, plan.case)
         sample = bench.sample(case, attempt.seed)
         exchanges = bench.exchanges(case, attempt.seed, attempt.stack)
+        scorer = bench.scorer(sample)  # fitted before the attack runs
         with measured(bench.device) as cost:
             claims = _run(attack, exchanges, Seeds(attempt.seed))
-        scored = _scored(blank, bench.scorer(sample), claims, plan, attempt)
+        scored = _scored(blank, scorer, claims, plan, attempt)
     except NotApplicable as reason:
         blank = replace(blank, verdict=Verdict.NOT_APPLICABLE, note=str(reason))
         return Outcome(attempt, blank, sample, None)
@@ -233,9 +243,8 @@ def _run(attack: Attack, exchanges: tuple[Exchange, ...], seeds: Seeds) -> Recon
 
 
 def _own_copy(exchange: Exchange) -> Exchange:
-    """Return the exchange with networks that an attack may spoil."""
-    rounds = tuple(replace(r, model=copy.deepcopy(r.model)) for r in exchange.rounds)
-    return replace(exchange, rounds=rounds)
+    """Return the exchange with nothing in it that an attack could spoil for others."""
+    return replace(exchange, rounds=copy.deepcopy(exchange.rounds), public=exchange.public.clone())
 
 
 def _joined(parts: list[Tensor | None]) -> Tensor | None:
@@ -248,71 +257,28 @@ def _scored(
 ) -> Finding:
     score: Score = scorer.score(claims)
     found, sample = score.identification, scorer.sample
-    decoys, records = len(sample.decoys), len(sample.truth.labels)
     null = None
     if attempt.role is Role.BLIND:
-        kind = "mean" if attempt.attack == "blind_guess" else "random"
-        null = scorer.null(kind, plan.options.null_draws, Seeds(attempt.seed))
+        pool = sample.public if attempt.attack == "random_public_image" else claims.images
+        null = scorer.null(pool, plan.options.null_draws, Seeds(attempt.seed))
     return replace(
         blank,
-        records=records,
+        records=len(sample.truth.labels),
         claims=len(claims.images),
         identified=found.identified,
         matched=found.matched,
         similarity=found.similarity,
         nearest_decoy=found.nearest_decoy,
         decoy_index=found.decoy_index,
-        decoys=decoys,
-        p_value=tail(sum(found.identified), records, decoys),
-        level=plan.level if attempt.role is Role.ATTACK else plan.options.alpha,
+        threshold=found.threshold,
+        decoys=min(pool.decoys for pool in sample.pools),
+        pools=sample.pools,
+        p_value=tail(sum(found.identified), sample.pools),
+        level=plan.levels.single if attempt.role is Role.ATTACK else plan.options.alpha,
         scores=score.scores,
         baselines=score.baselines,
         identified_by=score.identified_by,
         null=null,
         clients=sample.owners,
+        note="; ".join(f"{name} failed: {why}" for name, why in score.problems.items()),
     )
-
-
-def judge(finding: Finding, earlier: Iterable[Finding]) -> tuple[Verdict, str]:
-    """Return the verdict on a scored finding and the reason, given the controls before it."""
-    assert finding.p_value is not None
-    earlier = list(earlier)
-    if finding.role is Role.BLIND:
-        return _judge_blind(finding)
-    if finding.role is Role.SOLVABLE:
-        if all(finding.identified):
-            return Verdict.SOLVED, ""
-        return Verdict.INCONCLUSIVE, "the attack does not solve even a case made easy for it"
-    broken = next((f for f in earlier if f.role is Role.BLIND and _is_doubtful(f)), None)
-    if broken is not None:
-        return Verdict.INCONCLUSIVE, f"the scoring is in doubt: {broken.note}"
-    if finding.p_value <= finding.level:
-        return Verdict.LEAK, ""
-    control = next(
-        (f for f in earlier if f.role is Role.SOLVABLE and f.attack == finding.attack), None
-    )
-    if control is None or control.verdict is not Verdict.SOLVED:
-        reason = "no control was run" if control is None else control.note
-        return (
-            Verdict.INCONCLUSIVE,
-            f"no more than chance was identified, but the attack failed its control: {reason}",
-        )
-    return Verdict.NO_LEAK, ""
-
-
-def _judge_blind(finding: Finding) -> tuple[Verdict, str]:
-    if _is_doubtful(finding):
-        assert finding.null is not None
-        share = finding.null.count / finding.null.total
-        return Verdict.INCONCLUSIVE, (
-            f"blind claims identify {share:.1%} of records, "
-            f"more than the {1 / (finding.decoys + 1):.1%} of chance"
-        )
-    return Verdict.NO_LEAK, ""
-
-
-def _is_doubtful(finding: Finding) -> bool:
-    null = finding.null
-    if null is None or finding.decoys == 0:
-        return False
-    return binomial_tail(null.count, null.total, 1 / (finding.decoys + 1)) < BROKEN_SCORING

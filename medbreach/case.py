@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from medbreach.collection import Affine, Collection
@@ -25,6 +25,7 @@ from medbreach.population import (
 from medbreach.protocol import User
 from medbreach.randomness import Seeds, lend_global
 from medbreach.servers.honest_but_curious import HonestServer, set_state
+from medbreach.statistics import Pool
 from medbreach.training import LocalTrainer
 from medbreach.types import Batch, Exchange, ImageSpec, Round, Update
 
@@ -57,7 +58,7 @@ class Case:
         """Return this case made as easy as it gets for an attacker.
 
         One record of one client, its gradient, everything revealed, an honest server, no noise, and
-        a small network.
+        a small network; patients dealt at random, so that every client has some.
         """
         user = User(num_data_points=1, provide_labels=True, provide_buffers=True)
         return replace(
@@ -65,6 +66,7 @@ class Case:
             name=f"{self.name} (solvable)",
             user=user,
             server=HonestServer(),
+            federation=replace(self.federation, partition="random"),
             model=model or SmallCNN(),
             weights=None,
         )
@@ -79,7 +81,9 @@ class Sample:
         classes: Number of classes.
         batches: Each participating client's records.
         clients: Each participating client's number.
+        groups: Class of each record, 0 for all where classes are made up.
         decoys: Look-alikes of the records.
+        decoy_groups: Class of each look-alike, in the same numbers.
         public: Images of other people.
         affines: Position of each record, clients in order.
     """
@@ -88,7 +92,9 @@ class Sample:
     classes: int
     batches: tuple[Batch, ...]
     clients: tuple[int, ...]
+    groups: Int[Tensor, " records"]
     decoys: Float[Tensor, "decoys channels *space"]
+    decoy_groups: Int[Tensor, " decoys"]
     public: Float[Tensor, "public channels *space"]
     affines: tuple[Affine | None, ...]
 
@@ -97,6 +103,19 @@ class Sample:
         """All records of the round, clients in order."""
         return Batch(
             torch.cat([b.images for b in self.batches]), torch.cat([b.labels for b in self.batches])
+        )
+
+    @property
+    def rivals(self) -> Bool[Tensor, "records decoys"]:
+        """Which look-alikes are of each record's class: those that it is told apart from."""
+        return self.groups[:, None] == self.decoy_groups[None, :]
+
+    @property
+    def pools(self) -> tuple[Pool, ...]:
+        """Records and look-alikes of each class."""
+        return tuple(
+            Pool(int((self.groups == group).sum()), int((self.decoy_groups == group).sum()))
+            for group in sorted(set(self.groups.tolist()))
         )
 
     @property
@@ -117,7 +136,8 @@ def draw(case: Case, collection: Collection, seeds: Seeds, decoys: int, public: 
     """
     dealt = deal(collection, case.federation, seeds)
     clients = participants(case.user, dealt, seeds)
-    drawn = [draw_records(dealt.clients[k], case.user.num_data_points, k, seeds) for k in clients]
+    count = case.user.num_data_points
+    drawn = [draw_records(collection, dealt.clients[k], count, k, seeds) for k in clients]
     truth = [i for indices in drawn for i in indices]
     look_alikes = draw_decoys(collection, dealt, truth, decoys, seeds)
     known = collection.images(limit_public(dealt.public, collection.spec, public))
@@ -129,7 +149,9 @@ def draw(case: Case, collection: Collection, seeds: Seeds, decoys: int, public: 
             Batch(collection.images(indices), y) for indices, y in zip(drawn, labels, strict=True)
         ),
         clients=clients,
+        groups=torch.tensor([dealt.groups[i] for i in truth]),
         decoys=collection.images(look_alikes),
+        decoy_groups=torch.tensor([dealt.groups[i] for i in look_alikes]),
         public=known,
         affines=tuple(collection.entries[i].affine for i in truth),
     )

@@ -4,8 +4,10 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from medbreach.statistics import Count, chance, pooled_tail, wilson
+from medbreach.plan import Levels
+from medbreach.statistics import chance, tail, upper_bound, wilson
 from medbreach.types import Finding, Rate, Role, Verdict
+from medbreach.verdicts import gap_in_controls, is_doubtful, least_p_value
 
 
 class Cell(NamedTuple):
@@ -44,26 +46,29 @@ class Conclusion(NamedTuple):
     cells: tuple[Cell, ...]
 
 
-def conclude(findings: Iterable[Finding], missing: int = 0, alpha: float = 0.05) -> Conclusion:
+def conclude(
+    findings: Iterable[Finding], planned: Sequence[str] = (), alpha: float = 0.05
+) -> Conclusion:
     """Return what findings say together.
 
     An audit leaks if one of its findings does, or if an attack's seeds do together. It is
-    inconclusive if nothing leaks but an attack failed, did not apply, or did not solve its control.
+    inconclusive if nothing leaks but an attack failed, did not apply, did not solve its control, or
+    had too few records and look-alikes to show anything.
 
     Args:
         findings: All findings of a run.
-        missing: Attempts that have no finding yet.
+        planned: Ids of all its attempts; empty if the findings are all there is to be.
         alpha: Probability at most of calling harmless updates a leak.
     """
     findings = list(findings)
-    keys = dict.fromkeys((f.attack, f.defenses) for f in findings if f.role is Role.ATTACK)
+    tried = [f for f in findings if f.role is Role.ATTACK]
+    keys = dict.fromkeys((f.attack, f.defenses) for f in tried)
+    seeds = max(1, len({f.seed for f in tried}))
+    levels = Levels.of(alpha, planned) if planned else Levels.sharing(alpha, len(keys), seeds)
     cells = tuple(
-        _cell(
-            [f for f in findings if f.role is Role.ATTACK and (f.attack, f.defenses) == key],
-            alpha / len(keys),
-        )
-        for key in keys
+        _cell([f for f in tried if (f.attack, f.defenses) == key], findings, levels) for key in keys
     )
+    missing = max(0, len(planned) - len(findings))
     reasons = tuple(_reasons(findings, cells, missing))
     leaks = [c for c in cells if c.verdict is Verdict.LEAK]
     if leaks:
@@ -72,7 +77,7 @@ def conclude(findings: Iterable[Finding], missing: int = 0, alpha: float = 0.05)
     closed = (Verdict.NO_LEAK, Verdict.REFUSED)
     if cells and not missing and all(c.verdict in closed for c in cells):
         return Conclusion(Verdict.NO_LEAK, _no_leak_sentence(cells), reasons, cells)
-    sentence = "Inconclusive: nothing was identified, but not every attack could have shown it."
+    sentence = "Inconclusive: no leak shows, but not every attack could have shown one."
     if not cells:
         sentence = "Inconclusive: only controls were run, which cannot show a leak."
     if missing:
@@ -109,34 +114,42 @@ def false_claims(finding: Finding) -> int:
     return finding.claims - sum(finding.identified)
 
 
-def _cell(findings: Sequence[Finding], level: float) -> Cell:
-    scored = [f for f in findings if f.p_value is not None]
+def _cell(tried: Sequence[Finding], findings: Sequence[Finding], levels: Levels) -> Cell:
+    scored = [f for f in tried if f.p_value is not None]
     count = sum(sum(f.identified) for f in scored)
-    total = sum(f.records for f in scored)
-    p_value = None
-    if scored:
-        p_value = pooled_tail(Count(sum(f.identified), f.records, f.decoys) for f in scored)
-    verdicts = {f.verdict for f in findings}
-    pooled = p_value is not None and p_value <= level and Verdict.INCONCLUSIVE not in verdicts
-    if Verdict.LEAK in verdicts or pooled:
-        verdict = Verdict.LEAK
-    elif len(verdicts) == 1:
-        verdict = next(iter(verdicts))
-    else:
-        verdict = Verdict.INCONCLUSIVE
-    first = findings[0]
-    rate = wilson(count, total)
-    return Cell(first.attack, first.defenses, rate, p_value, verdict, tuple(findings))
+    p_value = tail(count, [pool for f in scored for pool in f.pools]) if scored else None
+    first = tried[0]
+    rate = wilson(count, sum(f.records for f in scored))
+    verdict = _verdict(tried, findings, p_value, levels)
+    return Cell(first.attack, first.defenses, rate, p_value, verdict, tuple(tried))
+
+
+def _verdict(
+    tried: Sequence[Finding], findings: Sequence[Finding], p_value: float | None, levels: Levels
+) -> Verdict:
+    doubtful = any(f.role is Role.BLIND and is_doubtful(f) for f in findings)
+    pooled = p_value is not None and p_value <= levels.pooled
+    if not doubtful and (pooled or any(f.verdict is Verdict.LEAK for f in tried)):
+        return Verdict.LEAK
+    unscored = {f.verdict for f in tried if f.p_value is None}
+    if len(unscored) == 1 and p_value is None:
+        return unscored.pop()
+    open_question = unscored or doubtful or gap_in_controls(tried[0].attack, findings)
+    if open_question or least_p_value(tried) > levels.pooled:
+        return Verdict.INCONCLUSIVE
+    return Verdict.NO_LEAK
 
 
 def _leak_sentence(cell: Cell) -> str:
     rate = cell.identified
-    decoys = min(f.decoys for f in cell.findings if f.p_value is not None)
+    pools = [pool for f in cell.findings for pool in f.pools]
+    decoys = min(d for _, d in pools)
+    least = "" if all(d == decoys for _, d in pools) else "at least "
     defended = f" behind {', '.join(cell.defenses)}" if cell.defenses else ""
     return (
         f"Leak: {cell.attack}{defended} identified {rate.count} of {rate.total} private records "
-        f"among {decoys} look-alikes each (95 % interval {rate.low:.0%} to {rate.high:.0%}; "
-        f"chance {chance(decoys):.1%})."
+        f"among {least}{decoys} look-alikes each (95 % interval {rate.low:.0%} to {rate.high:.0%}; "
+        f"chance {'at most ' if least else ''}{chance(decoys):.1%})."
     )
 
 
@@ -145,12 +158,13 @@ def _no_leak_sentence(cells: Sequence[Cell]) -> str:
         return "No leak found: the client refused what the server sent, so nothing was given away."
     names = list(dict.fromkeys(c.attack for c in cells))
     controls = "its control" if len(names) == 1 else "their controls"
-    rates = [c.identified for c in cells if c.p_value is not None]
-    highest = max((r.high for r in rates), default=0.0)
+    scored = [c.identified for c in cells if c.p_value is not None]
+    highest = max((upper_bound(rate.count, rate.total) for rate in scored), default=1.0)
+    each = "it identifies" if len(scored) == 1 else "each identifies"
     return (
         f"No leak found: {', '.join(names)} identified no more records than chance allows, while "
-        f"solving {controls}; the share of records that could be identified is below {highest:.0%} "
-        "with 95 % confidence for each."
+        f"solving {controls}; the share of records that {each} is at most {highest:.0%} with "
+        "95 % confidence."
     )
 
 
@@ -170,4 +184,4 @@ def _reasons(findings: Sequence[Finding], cells: Sequence[Cell], missing: int) -
             yield f"{cell.attack}: {note}."
 
 
-_EXPLAINED = (Verdict.NOT_APPLICABLE, Verdict.FAILED, Verdict.REFUSED)
+_EXPLAINED = (Verdict.NOT_APPLICABLE, Verdict.FAILED, Verdict.REFUSED, Verdict.INCONCLUSIVE)

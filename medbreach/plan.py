@@ -1,11 +1,13 @@
 """What an audit will do, before it does anything."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from medbreach.case import Case
 from medbreach.components import Attack, Defense, Metric
+from medbreach.errors import ConfigError
 from medbreach.types import Role
 
 BLIND = ("blind_guess", "random_public_image")
@@ -20,7 +22,7 @@ class Options:
         seeds: Number of seeds (0, 1, ...), or the seeds themselves.
         decoys: Look-alikes of each attempt, as far as the data set has them.
         public: Public images that an attacker may hold, at most; memory limits them too.
-        alpha: Probability at most of calling harmless updates a leak, over the audit's attacks.
+        alpha: Probability at most of calling harmless updates a leak, over the whole audit.
         whitening: Share of the public images' variance on the whitened principal axes.
         null_draws: Draws of the blind controls' null distribution.
         metrics: Scores that describe each claim.
@@ -81,6 +83,36 @@ class Attempt:
         return "--".join(re.sub(r"[^\w.+-]", "_", word) for word in words)
 
 
+class Levels(NamedTuple):
+    """P-values at or below which findings are a leak; all together they err with alpha at most.
+
+    Attributes:
+        single: For one attack on one stack of defenses with one seed.
+        pooled: For all of its seeds together.
+    """
+
+    single: float
+    pooled: float
+
+    @classmethod
+    def sharing(cls, alpha: float, cells: int, seeds: int) -> "Levels":
+        """Share alpha among cells (an attack on a stack each), half to seeds and half to all.
+
+        >>> Levels.sharing(0.05, 1, 1)
+        Levels(single=0.05, pooled=0.05)
+        >>> Levels.sharing(0.05, 1, 5)
+        Levels(single=0.005, pooled=0.025)
+        """
+        own = alpha / max(1, cells)
+        return cls(own, own) if seeds <= 1 else cls(own / (2 * seeds), own / 2)
+
+    @classmethod
+    def of(cls, alpha: float, attempts: Iterable[str]) -> "Levels":
+        """Return the levels of a run from the ids of its attempts."""
+        parts = [a.rsplit("--", 1) for a in attempts if a.startswith(f"{Role.ATTACK}--")]
+        return cls.sharing(alpha, len({cell for cell, _ in parts}), len({s for _, s in parts}))
+
+
 @dataclass(frozen=True)
 class Plan:
     """Every attack x stack of defenses x seed of a case, and the controls beside them.
@@ -99,16 +131,22 @@ class Plan:
     metrics: tuple[Metric, ...]
     options: Options = Options()
 
+    def __post_init__(self) -> None:
+        ids = [attempt.id for attempt in self.attempts()]
+        twice = next((one for one in ids if ids.count(one) > 1), None)
+        if twice is not None:
+            raise ConfigError(f"two attempts would both be recorded as {twice}: rename one")
+
     @property
     def tested(self) -> tuple[str, ...]:
         """Names of the attacks that are not controls."""
         return tuple(name for name, attack in self.attacks.items() if not attack.blind)
 
     @property
-    def level(self) -> float:
-        """A finding is a leak if its p-value is at most this: alpha over all of them."""
-        tests = len(self.tested) * len(self.stacks) * len(self.options.seed_numbers)
-        return self.options.alpha / max(1, tests)
+    def levels(self) -> "Levels":
+        """What p-value is a leak."""
+        cells = len(self.tested) * len(self.stacks)
+        return Levels.sharing(self.options.alpha, cells, len(self.options.seed_numbers))
 
     def attempts(self) -> Iterator[Attempt]:
         """Yield every attempt; controls come before what they control."""

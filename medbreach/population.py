@@ -73,7 +73,9 @@ class Deal(NamedTuple):
         classes: Number of classes.
         clients: Entries of each client.
         public: Entries of the public, one of each patient first.
-        outsiders: Federation entries of no client (they have no label), for look-alikes.
+        outsiders: Federation entries of no client, for look-alikes.
+        groups: What each entry's look-alikes share with it: its class; 0 for all where classes are
+            made up, -1 where the class is uncertain.
     """
 
     labels: tuple[int | None, ...]
@@ -81,6 +83,7 @@ class Deal(NamedTuple):
     clients: tuple[tuple[int, ...], ...]
     public: tuple[int, ...]
     outsiders: tuple[int, ...]
+    groups: tuple[int, ...]
 
 
 def deal(collection: Collection, federation: Federation, seeds: Seeds) -> Deal:
@@ -102,49 +105,57 @@ def deal(collection: Collection, federation: Federation, seeds: Seeds) -> Deal:
     clients = tuple(tuple(i for patient in owned for i in labelled[patient]) for owned in owners)
     dealt = {i for client in clients for i in client}
     rest = tuple(i for i in _patients_in_turn(insiders) if i not in dealt)
-    return Deal(labels, classes, clients, _patients_in_turn(public), rest)
+    groups = tuple(-1 if y is None else y if collection.classes else 0 for y in labels)
+    return Deal(labels, classes, clients, _patients_in_turn(public), rest, groups)
 
 
-def draw_records(owned: Sequence[int], count: int, client: int, seeds: Seeds) -> tuple[int, ...]:
-    """Return the entries that one client trains on in the round.
+def draw_records(
+    collection: Collection, owned: Sequence[int], count: int, client: int, seeds: Seeds
+) -> tuple[int, ...]:
+    """Return the entries that one client trains on in the round, each of another patient.
+
+    Several images of one patient would resemble each other more than look-alikes do, and chance
+    would no longer be what it is taken for.
 
     Raises:
-        DataError: The client has too few.
+        DataError: The client has too few patients.
     """
-    if len(owned) < count:
+    rng = seeds.stream(f"records/{client}")
+    drawn = _one_of_each(_by_patient(collection, owned), rng)
+    if len(drawn) < count:
         raise DataError(
-            f"client {client} has {len(owned)} records but case.user.num_data_points is {count}: "
-            f"lower it, or lower case.data.default_clients"
+            f"client {client} has {len(drawn)} patients but case.user.num_data_points is {count}: "
+            "lower it, or lower case.data.default_clients (each record is of another patient)"
         )
-    order = torch.randperm(len(owned), generator=seeds.stream(f"records/{client}"))
-    return tuple(owned[int(i)] for i in order[:count])
+    return drawn[:count]
 
 
 def draw_decoys(
     collection: Collection, dealt: Deal, truth: Sequence[int], most: int, seeds: Seeds
 ) -> tuple[int, ...]:
-    """Return up to ``most`` look-alikes: federation records of patients outside the truth.
+    """Return look-alikes: records of federation patients that take no part, one of each patient.
 
-    They share the truth's classes as far as labels are known, so that telling a class apart does
-    not count as telling a record apart; patients take turns.
+    For each class of the truth there are up to ``most``, so that telling a class apart does not
+    count as telling a record apart.
 
     Raises:
-        DataError: There is none.
+        DataError: A class has none.
     """
     busy = {collection.entries[i].patient for i in truth}
     pool = [i for client in dealt.clients for i in client] + list(dealt.outsiders)
     pool = [i for i in pool if collection.entries[i].patient not in busy]
-    wanted = {dealt.labels[i] for i in truth}
-    same = [i for i in pool if dealt.labels[i] in wanted]
-    pool = same if len(_by_patient(collection, same)) >= min(most, 19) else pool
-    if not pool:
-        raise DataError(
-            "no look-alikes are left: every patient of the federation takes part in the round; "
-            "lower case.user.num_data_points or give more images"
-        )
-    order = torch.randperm(len(pool), generator=seeds.stream("decoys"))
-    shuffled = _by_patient(collection, [pool[int(i)] for i in order])
-    return _patients_in_turn(shuffled)[:most]
+    rng = seeds.stream("decoys")
+    drawn: list[int] = []
+    for wanted in sorted({dealt.groups[i] for i in truth}):
+        same = [i for i in pool if dealt.groups[i] == wanted]
+        if not same:
+            of_class = f" of class {collection.classes[wanted]!r}" if collection.classes else ""
+            raise DataError(
+                f"no look-alikes{of_class} are left: every patient of the federation takes part in "
+                "the round; lower case.user.num_data_points or give more images"
+            )
+        drawn += _one_of_each(_by_patient(collection, same), rng)[:most]
+    return tuple(drawn)
 
 
 def limit_public(public: Sequence[int], spec: ImageSpec, most: int) -> tuple[int, ...]:
@@ -193,6 +204,13 @@ def _by_patient(collection: Collection, indices: Sequence[int]) -> Patients:
     return patients
 
 
+def _one_of_each(patients: Patients, rng: torch.Generator) -> tuple[int, ...]:
+    """Return one entry of each patient at random, patients in random order."""
+    owned = list(patients.values())
+    order = torch.randperm(len(owned), generator=rng).tolist()
+    return tuple(owned[k][int(torch.randint(len(owned[k]), (1,), generator=rng))] for k in order)
+
+
 def _patients_in_turn(patients: Patients) -> tuple[int, ...]:
     """Return all entries, first one of each patient, then the second of each, and so on."""
     deepest = max(map(len, patients.values()), default=0)
@@ -208,8 +226,7 @@ def _split(
     collection: Collection, federation: Federation, seeds: Seeds
 ) -> tuple[Patients, Patients]:
     """Return the federation's patients and the public's, each in random order."""
-    order = torch.randperm(len(collection.entries), generator=seeds.stream("split"))
-    patients = _by_patient(collection, order.tolist())
+    patients = _shuffled(_by_patient(collection, range(len(collection.entries))), seeds)
     if len(patients) < 4:
         raise DataError(
             f"the data set has {len(patients)} patients; an audit needs at least 4, for records, "
@@ -231,6 +248,18 @@ def _split(
     names = list(patients)
     cut = max(2, min(len(names) - 2, round(len(names) * federation.public_share)))
     return {p: patients[p] for p in names[cut:]}, {p: patients[p] for p in names[:cut]}
+
+
+def _shuffled(patients: Patients, seeds: Seeds) -> Patients:
+    """Return the patients in random order, and each one's entries in random order."""
+    rng = seeds.stream("split")
+    names = list(patients)
+    order = torch.randperm(len(names), generator=rng).tolist()
+    shuffled: Patients = {}
+    for k in order:
+        own = patients[names[k]]
+        shuffled[names[k]] = [own[i] for i in torch.randperm(len(own), generator=rng).tolist()]
+    return shuffled
 
 
 def _shuffled_by_class(of_class: dict[str, int], classes: int, seeds: Seeds) -> list[list[str]]:

@@ -1,11 +1,12 @@
 """Claims against the truth: who is identified, and how good the likeness is."""
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
@@ -14,9 +15,11 @@ from medbreach.components import Metric
 from medbreach.errors import NotApplicable
 from medbreach.metrics.ssim import pairwise_ssim
 from medbreach.randomness import Seeds
-from medbreach.statistics import chance, wilson
+from medbreach.statistics import wilson
 from medbreach.types import ImageSpec, Rate, Reconstruction
 from medbreach.whitening import Whitening, correlation
+
+log = logging.getLogger(__name__)
 
 SSIM_BUDGET = 10**9  # intensities to compare: about half a minute on two cores
 
@@ -29,10 +32,11 @@ class Identification(NamedTuple):
     Attributes:
         matched: For each record, its claim, or None; no claim serves two records.
         identified: For each record, whether its claim resembles it more than any claim resembles
-            any decoy.
+            any decoy of its class.
         similarity: For each record, the likeness of its claim, or None.
-        nearest_decoy: For each record, the likeness of its claim to the nearest decoy, or None.
+        nearest_decoy: For each record, its claim's likeness to the nearest such decoy, or None.
         decoy_index: For each record, which decoy that is, or None.
+        threshold: For each record, the highest likeness of any claim to any such decoy, or None.
     """
 
     matched: tuple[int | None, ...]
@@ -40,39 +44,61 @@ class Identification(NamedTuple):
     similarity: tuple[float | None, ...]
     nearest_decoy: tuple[float | None, ...]
     decoy_index: tuple[int | None, ...]
+    threshold: tuple[float | None, ...]
 
 
 def identify(
-    to_truth: Float[Tensor, "claims records"], to_decoys: Float[Tensor, "claims decoys"]
+    to_truth: Float[Tensor, "claims records"],
+    to_decoys: Float[Tensor, "claims decoys"],
+    rivals: Bool[Tensor, "records decoys"],
 ) -> Identification:
     """Match claims to records one to one and tell which records are identified.
 
-    Records and decoys are treated alike but for the matching, which can only take hits away. So if
-    the claims are independent of the records, each record is identified with probability at most
-    ``1 / (decoys + 1)``, whatever the number of claims.
+    Records and decoys of a class are treated alike but for the matching, which can only take hits
+    away. So if the claims are independent of the records, each record is identified with
+    probability at most ``1 / (its decoys + 1)``, whatever the number of claims.
+
+    Args:
+        to_truth: Likeness of each claim to each record.
+        to_decoys: Likeness of each claim to each decoy.
+        rivals: Which decoys each record is told apart from; at least one each.
     """
     records = to_truth.shape[1]
+    nobody = (None,) * records
+    if not len(to_truth):
+        return Identification(nobody, (False,) * records, nobody, nobody, nobody, nobody)
     pairs = linear_sum_assignment(to_truth.numpy(), maximize=True)
     claim_of: dict[int, int] = {int(j): int(i) for i, j in zip(*pairs, strict=True)}
-    best_decoy = float(to_decoys.max()) if to_decoys.numel() else float("inf")
     matched = tuple(claim_of.get(j) for j in range(records))
     similarity = tuple(None if i is None else float(to_truth[i, j]) for j, i in enumerate(matched))
+    lowest = to_decoys.new_tensor(-torch.inf)
+    to_rivals = torch.where(rivals[:, None], to_decoys[None], lowest)  # records, claims, decoys
+    threshold = to_rivals.flatten(1).max(1).values.tolist()
+    nearest = [None if i is None else to_rivals[j, i].max(0) for j, i in enumerate(matched)]
     return Identification(
         matched=matched,
-        identified=tuple(s is not None and s > best_decoy for s in similarity),
+        identified=tuple(
+            s is not None and s > t for s, t in zip(similarity, threshold, strict=True)
+        ),
         similarity=similarity,
-        nearest_decoy=tuple(None if i is None else float(to_decoys[i].max()) for i in matched),
-        decoy_index=tuple(None if i is None else int(to_decoys[i].argmax()) for i in matched),
+        nearest_decoy=tuple(None if n is None else float(n.values) for n in nearest),
+        decoy_index=tuple(None if n is None else int(n.indices) for n in nearest),
+        threshold=tuple(threshold),
     )
 
 
 class Score(NamedTuple):
-    """Everything that scoring says about one reconstruction; fields as in `Finding`."""
+    """Everything that scoring says about one reconstruction; fields as in `Finding`.
+
+    Attributes:
+        problems: Why a metric has no scores, by its name, where it failed.
+    """
 
     identification: Identification
     scores: Mapping[str, tuple[float | None, ...]]
     baselines: Mapping[str, Mapping[str, float]]
     identified_by: Mapping[str, int]
+    problems: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -113,23 +139,29 @@ class Scorer:
         truth = self.sample.truth.images
         records = len(truth)
         likeness = self.likeness(claim.images)
-        found = identify(likeness[:, :records], likeness[:, records:])
+        found = identify(likeness[:, :records], likeness[:, records:], self.sample.rivals)
         paired = [(i, j) for j, i in enumerate(found.matched) if i is not None]
+        claims = claim.images[[i for i, _ in paired]]
+        shown = truth[[j for _, j in paired]]
         scores: dict[str, tuple[float | None, ...]] = {}
+        problems = {}
         for metric in self.metrics:
             try:
-                values = metric(
-                    claim.images[[i for i, _ in paired]],
-                    truth[[j for _, j in paired]],
-                    self.sample.spec,
-                )
+                values = metric(claims, shown, self.sample.spec).tolist()
             except NotApplicable:
                 continue
-            by_record = dict(zip([j for _, j in paired], values.tolist(), strict=True))
+            except Exception as error:  # a broken description must not cost the attack's claims
+                log.debug("%s failed", metric.name, exc_info=True)
+                problems[metric.name] = " ".join(str(error).split())[:300]
+                continue
+            by_record = dict(zip([j for _, j in paired], values, strict=True))
             scores[metric.name] = tuple(by_record.get(j) for j in range(records))
-        return Score(found, scores, self.baselines(), self._identified_by(claim.images))
+        sound = [m for m in self.metrics if m.name in scores]
+        return Score(
+            found, scores, self.baselines(sound), self._identified_by(claim.images), problems
+        )
 
-    def baselines(self) -> Mapping[str, Mapping[str, float]]:
+    def baselines(self, metrics: Iterable[Metric]) -> Mapping[str, Mapping[str, float]]:
         """Return the median score of images that show nothing of a record.
 
         ``black``: least intensity everywhere; ``mean``: the mean public image; ``nearest_decoy``:
@@ -142,45 +174,39 @@ class Scorer:
             "mean": self.sample.public.mean(0).expand_as(truth),
             "nearest_decoy": self.sample.decoys[mse.argmin(1)],
         }
-        found: dict[str, dict[str, float]] = {}
-        for metric in self.metrics:
-            try:
-                found[metric.name] = {
-                    name: float(metric(image, truth, spec).median())
-                    for name, image in nothing.items()
-                }
-            except NotApplicable:
-                continue
-        return found
+        return {
+            metric.name: {
+                name: float(metric(image, truth, spec).median()) for name, image in nothing.items()
+            }
+            for metric in metrics
+        }
 
-    def null(self, kind: str, draws: int, seeds: Seeds) -> Rate:
+    def null(self, pool: Float[Tensor, "pool channels *space"], draws: int, seeds: Seeds) -> Rate:
         """Return how often blind claims identify a record, over many draws.
 
-        Each draw deals the parts of truth and decoys anew among the same images, so that the
-        expectation under blindness is the chance level itself.
+        Each draw deals the parts of record and decoy anew among the images of each class.
 
         Args:
-            kind: ``"random"``: as many random public images as there are records; ``"mean"``: the
-                mean public image.
+            pool: Images made without the update; each draw claims as many as there are records,
+                or all of them if there are fewer.
             draws: Number of draws.
             seeds: The attempt's seeds.
         """
-        rng = seeds.stream(f"null/{kind}")
-        public, records = self.sample.public, len(self.sample.truth.labels)
-        claims = public.mean(0, keepdim=True) if kind == "mean" else public
-        likeness = self.likeness(claims)
+        rng = seeds.stream("null")
+        sample, records = self.sample, len(self.sample.truth.labels)
+        likeness = self.likeness(pool)
+        groups = torch.cat([sample.groups, sample.decoy_groups])
+        members = [(groups == group).nonzero().flatten() for group in set(sample.groups.tolist())]
         count = 0
         for _ in range(draws):
-            rows = torch.randperm(len(claims), generator=rng)[:records]
-            columns = torch.randperm(likeness.shape[1], generator=rng)
+            rows = torch.randperm(len(pool), generator=rng)[:records]
+            columns = torch.arange(len(groups))
+            for own in members:
+                columns[own] = own[torch.randperm(len(own), generator=rng)]
             drawn = likeness[rows][:, columns]
-            count += sum(identify(drawn[:, :records], drawn[:, records:]).identified)
+            found = identify(drawn[:, :records], drawn[:, records:], sample.rivals)
+            count += sum(found.identified)
         return wilson(count, draws * records)
-
-    @property
-    def chance(self) -> float:
-        """Probability that blind claims identify a given record."""
-        return chance(len(self.sample.decoys))
 
     def _identified_by(self, claims: Tensor) -> Mapping[str, int]:
         images = torch.cat([self.sample.truth.images, self.sample.decoys])
@@ -190,7 +216,8 @@ class Scorer:
             if name == "ssim" and len(claims) * images.numel() > SSIM_BUDGET:
                 continue
             s = likeness(claims, images, self.sample.spec)
-            found[name] = sum(identify(s[:, :records], s[:, records:]).identified)
+            told = identify(s[:, :records], s[:, records:], self.sample.rivals)
+            found[name] = sum(told.identified)
         return found
 
 

@@ -5,6 +5,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from scipy.special import betaincinv
+
 from medbreach.types import Rate
 
 _Z95 = 1.959963984540054
@@ -29,48 +31,67 @@ def wilson(count: int, total: int) -> Rate:
     return Rate(count, total, low, high)
 
 
+def upper_bound(count: int, total: int) -> float:
+    """Return the share that lies above the true one with at least 95 % confidence.
+
+    Source: Clopper and Pearson 1934, doi:10.1093/biomet/26.4.404, one-sided.
+
+    >>> round(upper_bound(0, 4), 3)
+    0.527
+    """
+    return 1.0 if count >= total else float(betaincinv(count + 1, total - count, 0.95))
+
+
 def chance(decoys: int) -> float:
-    """Return the probability that a record beats all of its decoys by luck."""
+    """Return the probability at most that a record beats all of its decoys by luck."""
     return 1 / (decoys + 1)
 
 
-def tail(identified: int, records: int, decoys: int) -> float:
-    """Return the probability of at least so many identified records by luck.
+class Pool(NamedTuple):
+    """Records of one class, and their look-alikes."""
 
-    A record is identified if it lies above every decoy in likeness to the claims. If the claims are
-    independent of the records, each order of the ``records + decoys`` images is equally likely, and
-    at least k records are identified exactly if the k highest images are all records.
-
-    >>> tail(1, 1, 99)
-    0.01
-    >>> tail(0, 4, 99)
-    1.0
-    """
-    return math.prod(
-        ((records - i) / (records + decoys - i) if i < records else 0.0 for i in range(identified)),
-        start=1.0,
-    )
-
-
-class Count(NamedTuple):
-    """Identified records of one attempt."""
-
-    identified: int
     records: int
     decoys: int
 
 
-def pooled_tail(counts: Iterable[Count]) -> float:
-    """Return the probability of at least so many identified records over independent attempts.
+def tail(identified: int, pools: Iterable[tuple[int, int]]) -> float:
+    """Return the probability at most of so many identified records, or more, by luck.
 
-    >>> pooled_tail([Count(1, 4, 99)]) == tail(1, 4, 99)
-    True
+    A record is identified only if it lies above every decoy of its class in likeness to the claims.
+    If the claims are independent of the records, each order of the images of a class is equally
+    likely, and at least k records of a class lie above its decoys exactly if its k highest images
+    are all records. Classes, rounds and seeds are independent.
+
+    Args:
+        identified: Records identified in all pools together.
+        pools: Records and decoys of each class of each round.
+
+    >>> tail(1, [Pool(1, 99)])
+    0.01
+    >>> tail(0, [Pool(4, 99)])
+    1.0
     """
-    total, ahead = 0, [1.0]
-    for count in counts:
-        total += count.identified
-        ahead = _convolve(ahead, _point_masses(count.records, count.decoys))
-    return min(1.0, math.fsum(ahead[total:]))
+    return 1.0 if identified <= 0 else min(1.0, math.fsum(masses(pools)[identified:]))
+
+
+def masses(pools: Iterable[tuple[int, int]]) -> list[float]:
+    """Return the probability of 0, 1, ... records above all decoys of their class by luck.
+
+    >>> masses([Pool(1, 3)])
+    [0.75, 0.25]
+    """
+    total = [1.0]
+    for records, decoys in pools:
+        total = _convolve(total, _point_masses(records, decoys))
+    return total
+
+
+def _top(count: int, records: int, decoys: int) -> float:
+    """Return the probability that the highest ``count`` images are all records."""
+    return math.prod(
+        ((records - i) / (records + decoys - i) if i < records else 0.0 for i in range(count)),
+        start=1.0,
+    )
 
 
 def binomial_tail(count: int, total: int, share: float) -> float:
@@ -89,7 +110,7 @@ def binomial_tail(count: int, total: int, share: float) -> float:
 
 
 def _point_masses(records: int, decoys: int) -> list[float]:
-    tails = [tail(k, records, decoys) for k in range(records + 1)] + [0.0]
+    tails = [_top(k, records, decoys) for k in range(records + 1)] + [0.0]
     return [above - beyond for above, beyond in itertools.pairwise(tails)]
 
 

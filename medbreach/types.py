@@ -143,7 +143,7 @@ class Recipe:
     steps: int
     records_per_step: int
     lr: float
-    labels: tuple[Int[Tensor, " step_records"], ...] | None = None
+    labels: tuple[Int[Tensor, " _step_records"], ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -268,22 +268,25 @@ class Finding:
         note: Why, where the numbers do not say it.
         records: Number of private records in the round.
         claims: Number of reconstructions that the attack claimed.
-        identified: For each record, whether a claim resembles it more than any claim resembles any
-            decoy.
+        identified: For each record, whether its claim resembles it more than any claim resembles
+            any decoy of its class.
         matched: For each record, the claim matched to it, or None.
         similarity: For each record, the whitened correlation with its claim, or None.
         nearest_decoy: For each record, the highest whitened correlation between its claim and a
             decoy, or None.
         decoy_index: For each record, which decoy that is, or None.
-        decoys: Number of look-alikes.
-        p_value: Probability of at least as many identified records if the claims were independent
-            of the records; None without an attempt.
+        threshold: For each record, the highest whitened correlation of any claim with any decoy of
+            its class, or None.
+        decoys: Number of look-alikes of a record: those of its class; the fewest that one has.
+        pools: For each class, the number of records and of look-alikes.
+        p_value: Probability at most of as many identified records or more if the claims were
+            independent of the records; None without an attempt.
         level: The finding is a leak if ``p_value`` is at most this.
         scores: Metric name to one score a record; None where no claim was matched.
         baselines: Metric name to the median score of the black, the mean public and the nearest
             decoy image.
         identified_by: Other similarity name to the number of records that it would identify.
-        null: False identifications by random public images, over many draws.
+        null: Identifications by blind claims over many draws; only of blind controls.
         clients: For each record, the index of its client.
         seconds: Time that the attack took.
         peak_memory_mb: Peak memory while the attack ran, in MiB; GPU memory on a GPU.
@@ -305,7 +308,9 @@ class Finding:
     similarity: tuple[float | None, ...] = ()
     nearest_decoy: tuple[float | None, ...] = ()
     decoy_index: tuple[int | None, ...] = ()
+    threshold: tuple[float | None, ...] = ()
     decoys: int = 0
+    pools: tuple[tuple[int, int], ...] = ()
     p_value: float | None = None
     level: float = 0.05
     scores: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)

@@ -42,7 +42,8 @@ class Whitening:
         flat = public.flatten(1)
         mean = flat.mean(0)
         centred = flat - mean
-        variances, left = torch.linalg.eigh((centred @ centred.T).double() / (len(flat) - 1))
+        exact = centred.double()
+        variances, left = torch.linalg.eigh(exact @ exact.T / (len(flat) - 1))
         variances, left = variances.flip(0)[: len(flat) - 1], left.flip(1)[:, : len(flat) - 1]
         keep = variances > 1e-10 * variances[0].clamp_min(1e-30)
         variances, left = variances[keep], left[:, keep]
@@ -52,8 +53,8 @@ class Whitening:
         held = variances.cumsum(0) / variances.sum()
         leading = min(int((held < share).sum()) + 1, len(variances))
         rest = variances[leading:].mean() if leading < len(variances) else variances[-1]
-        axes = left[:, :leading].to(flat.dtype).T @ centred
-        axes = axes / axes.norm(dim=1, keepdim=True)
+        axes = left[:, :leading].T @ exact
+        axes = (axes / axes.norm(dim=1, keepdim=True)).to(flat.dtype)
         gains = variances[:leading].rsqrt().to(flat.dtype)
         return cls(mean, axes, gains, float(rest.rsqrt()))
 

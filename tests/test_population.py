@@ -118,23 +118,30 @@ def test_missing_labels_are_made_up_evenly():
     assert min(counts.values()) > 200
 
 
-def test_look_alikes_are_of_other_patients_of_the_same_classes():
+def test_look_alikes_are_of_other_patients_of_the_same_classes_one_each():
     collection = cohort(patients=200, each=2)
     dealt = deal(collection, Federation(), Seeds(0))
     truth = [i for i in dealt.clients[0] if dealt.labels[i] == 1][:3]
     decoys = draw_decoys(collection, dealt, truth, 40, Seeds(0))
-    assert len(decoys) == 40
+    assert len(decoys) == len(patients_of(collection, decoys)) == 40
     assert not patients_of(collection, decoys) & patients_of(collection, truth)
     assert not patients_of(collection, decoys) & patients_of(collection, dealt.public)
     assert {dealt.labels[i] for i in decoys} == {1}
 
 
-def test_look_alikes_are_of_as_many_patients_as_there_are():
-    collection = cohort(patients=40, each=5)
+def test_each_class_of_the_round_has_look_alikes():
+    collection = cohort(patients=200, each=2)
     dealt = deal(collection, Federation(), Seeds(0))
-    truth = dealt.clients[0][:1]
-    decoys = draw_decoys(collection, dealt, truth, 9, Seeds(0))
-    assert len(patients_of(collection, decoys)) == 9
+    truth = [next(i for i in dealt.clients[0] if dealt.labels[i] == y) for y in (0, 1)]
+    decoys = draw_decoys(collection, dealt, truth, 10, Seeds(0))
+    assert Counter(dealt.labels[i] for i in decoys) == {0: 10, 1: 10}
+
+
+def test_made_up_classes_part_no_look_alikes():
+    collection = cohort(patients=40, each=5, classes=None)
+    dealt = deal(collection, Federation(), Seeds(0))
+    decoys = draw_decoys(collection, dealt, dealt.clients[0][:1], 99, Seeds(0))
+    assert len(decoys) == 19
 
 
 def test_splits_of_the_data_set_are_kept():
@@ -165,21 +172,24 @@ def test_what_does_not_fit_is_said(federation, collection, error, words):
         deal(collection, federation, Seeds(0))
 
 
-def test_too_few_records_are_said_with_the_keys_to_change():
-    with pytest.raises(DataError, match=r"client 2 has 3 records but case\.user\.num_data_points"):
-        draw_records([1, 2, 3], 4, 2, Seeds(0))
+def test_too_few_patients_are_said_with_the_keys_to_change():
+    collection = cohort(patients=3, each=9)
+    with pytest.raises(DataError, match=r"client 2 has 3 patients but case\.user\.num_data_points"):
+        draw_records(collection, range(27), 4, 2, Seeds(0))
 
 
-def test_records_are_drawn_without_repetition():
-    drawn = draw_records(list(range(100)), 50, 0, Seeds(0))
-    assert len(set(drawn)) == 50
-    assert drawn != draw_records(list(range(100)), 50, 1, Seeds(0))
+def test_records_are_drawn_of_different_patients():
+    collection = cohort(patients=100, each=3)
+    drawn = draw_records(collection, range(300), 50, 0, Seeds(0))
+    assert len(patients_of(collection, drawn)) == 50
+    assert {i % 3 for i in drawn} == {0, 1, 2}
+    assert drawn != draw_records(collection, range(300), 50, 1, Seeds(0))
 
 
 def test_no_look_alike_is_an_error():
     collection = cohort(patients=4, each=1)
     dealt = deal(collection, Federation("random", 1), Seeds(0))
-    with pytest.raises(DataError, match="no look-alikes are left"):
+    with pytest.raises(DataError, match="no look-alikes of class 'benign' are left"):
         draw_decoys(collection, dealt, dealt.clients[0], 9, Seeds(0))
 
 

@@ -163,7 +163,7 @@ def test_what_is_withheld_is_not_in_the_exchange(sampled, told):
 
 
 def test_labels_are_told_without_their_order(sampled):
-    case = case_for(user={"provide_labels": True, "num_data_points": 8})
+    case = case_for(user={"provide_labels": True, "num_data_points": 6})
     sample = sampled(case)
     assert exchange_of(case, sample).update.labels.tolist() == sorted(sample.truth.labels.tolist())
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import stats
 
-from medbreach.statistics import Count, binomial_tail, chance, pooled_tail, tail, wilson
+from medbreach.statistics import Pool, binomial_tail, chance, masses, tail, wilson
 
 
 @pytest.mark.parametrize(("count", "total"), [(0, 4), (2, 4), (4, 4), (1, 100), (37, 200)])
@@ -25,28 +25,29 @@ def test_tail_counts_orders(records, decoys):
     orders = list(itertools.permutations(range(records + decoys)))
     for k in range(records + 1):
         ahead = sum(sum(p > max(order[records:]) for p in order[:records]) >= k for order in orders)
-        assert tail(k, records, decoys) == pytest.approx(ahead / len(orders))
+        assert tail(k, [Pool(records, decoys)]) == pytest.approx(ahead / len(orders))
 
 
 def test_one_record_has_the_chance_level():
-    assert tail(1, 1, 99) == chance(99) == 0.01
+    assert tail(1, [Pool(1, 99)]) == chance(99) == 0.01
 
 
-def test_pooled_tail_equals_a_simulation():
-    counts = [Count(1, 2, 3), Count(1, 3, 4), Count(0, 1, 2)]
+def test_classes_and_rounds_together_equal_a_simulation():
+    pools = [Pool(2, 3), Pool(3, 4), Pool(1, 2)]
     rng = torch.Generator().manual_seed(0)
     draws = 40_000
     total = torch.zeros(draws)
-    for count in counts:
-        scores = torch.rand(draws, count.records + count.decoys, generator=rng)
-        best = scores[:, count.records :].max(1, keepdim=True).values
-        total += (scores[:, : count.records] > best).sum(1)
+    for pool in pools:
+        scores = torch.rand(draws, pool.records + pool.decoys, generator=rng)
+        best = scores[:, pool.records :].max(1, keepdim=True).values
+        total += (scores[:, : pool.records] > best).sum(1)
     share = float((total >= 2).float().mean())
-    assert pooled_tail(counts) == pytest.approx(share, abs=4 * (share / draws) ** 0.5)
+    assert tail(2, pools) == pytest.approx(share, abs=4 * (share / draws) ** 0.5)
 
 
-def test_pooled_tail_of_nothing_found_is_one():
-    assert pooled_tail([Count(0, 4, 99), Count(0, 4, 99)]) == pytest.approx(1.0)
+def test_nothing_found_is_no_surprise():
+    assert tail(0, [Pool(4, 99), Pool(4, 99)]) == 1.0
+    assert sum(masses([Pool(4, 9), Pool(2, 5)])) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(("count", "total", "share"), [(0, 5, 0.1), (3, 10, 0.2), (800, 900, 0.5)])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from medbreach.cli.codes import Exit
+from medbreach.cli.console import waiting
 from medbreach.cli.verbosity import VERBOSE
 from medbreach.errors import ConfigError, RecordError
 
@@ -31,6 +32,7 @@ def fail_on(_: click.Context, __: click.Parameter, value: str) -> float:
     return float(match[1]) / 100
 
 
+READING = "reading the images and building the network"
 OUT = click.Path(file_okay=True, path_type=Path)
 MODEL = click.option(
     "--model",
@@ -91,7 +93,9 @@ def audit_command(
         refuse_taken(out, overwrite=overwrite)
     network = _network(model)
     chosen = config.load(settings, cases)
-    session = prepare(chosen, pick_device("auto" if device is None else device), network)
+    where = pick_device("auto" if device is None else device)
+    with waiting(READING, quiet=quiet):
+        session = prepare(chosen, where, network)
     refuse_inert(settings, session.plan)
     head = header(session, chosen, settings, network)
     folder = out or Path("runs") / _folder_name(session.plan.case.name)
@@ -118,8 +122,9 @@ def resume_command(
     head = record.header()
     network = _network(model)
     _check_same_network(head.get("user_network"), network)
-    wanted = str(head.get("device", "auto")) if device is None else device
-    session = prepare(head["settings"], pick_device(wanted), network)
+    where = pick_device(str(head.get("device", "auto")) if device is None else device)
+    with waiting(READING, quiet=quiet):
+        session = prepare(head["settings"], where, network)
     return _carry_out(session, record, fail_on, quiet, model)
 
 
@@ -172,7 +177,7 @@ def _carry_out(
             for _ in carry_out(session, record, screen):
                 pass
         alpha = session.plan.options.alpha
-        conclusion = conclude(record.findings().values(), len(record.missing()), alpha)
+        conclusion = conclude(record.findings().values(), record.header()["attempts"], alpha)
         written = write_reports(record)
     except KeyboardInterrupt:
         click.echo(f"\nstopped; {_how_to_go_on(record, model)}", err=True)

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from medbreach.report.drawing import Drawing, ticks
 from medbreach.report.groups import Group, baseline, with_role
 from medbreach.report.phrasing import TIMES, interval, score, share, verdict_kind
-from medbreach.statistics import tail
+from medbreach.statistics import masses
 from medbreach.types import Rate, Role
 
 WIDTH: Final = 640.0
@@ -87,10 +87,10 @@ def luck_figure(groups: Sequence[Group]) -> Figure | None:
     shown = with_role(groups, Role.ATTACK, Role.BLIND)
     if not shown:
         return None
-    records, decoys = max((f.records, f.decoys) for g in shown for f in g.findings)
-    alike = [
-        g for g in shown if all((f.records, f.decoys) == (records, decoys) for f in g.findings)
-    ]
+    records = max(f.records for g in shown for f in g.findings)
+    alike = [g for g in shown if all(f.records == records for f in g.findings)]
+    rounds = [f for g in shown for f in g.findings if f.records == records]
+    fewest = min(rounds, key=lambda f: f.decoys)
     gap = (RIGHT - LEFT) / (records + 1)
     axis = _Axis(0.0, max(1.0, float(records)), LEFT + gap / 2, RIGHT - gap / 2)
     top, height = 18.0, 110.0
@@ -99,7 +99,7 @@ def luck_figure(groups: Sequence[Group]) -> Figure | None:
         top + height + 34 + ROW * len(alike),
         f"Probability of each number of {records} records identified by luck, and the numbers seen",
     )
-    _luck_bars(drawing, axis, records, decoys, top + height)
+    _luck_bars(drawing, axis, masses(fewest.pools), top + height)
     for k, group in enumerate(alike):
         _count_row(drawing, axis, top + height + 28 + ROW * k, group)
     drawing.text(LEFT, 11.0, "Probability by luck", "muted")
@@ -107,7 +107,7 @@ def luck_figure(groups: Sequence[Group]) -> Figure | None:
         "What luck alone identifies",
         drawing.markup(),
         f"Bars: the probability that luck identifies so many of the {records} records of one round "
-        f"among {decoys} decoys (exact). Dots below: how many each attack and blind control "
+        f"in the round with the fewest decoys. Dots below: how many each attack and blind control "
         f"identified, one dot a seed. {_measured_luck(groups)}",
     )
 
@@ -175,11 +175,10 @@ def _rate_row(drawing: Drawing, axis: _Axis, y: float, row: _Row) -> None:
     drawing.dot(axis.place(rate.count / max(1, rate.total)), middle, 5.0, f"dot {row.kind}", tip)
 
 
-def _luck_bars(drawing: Drawing, axis: _Axis, records: int, decoys: int, bottom: float) -> None:
-    height = bottom - 34
+def _luck_bars(drawing: Drawing, axis: _Axis, lucks: Sequence[float], bottom: float) -> None:
+    height, records = bottom - 34, len(lucks) - 1
     width = min(48.0, 0.7 * (axis.right - axis.left) / max(1, records))
-    for count in range(records + 1):
-        luck = tail(count, records, decoys) - tail(count + 1, records, decoys)
+    for count, luck in enumerate(lucks):
         x = axis.place(float(count))
         words = _percent(luck)
         drawing.bar(

@@ -47,9 +47,8 @@ def summarise(record: RunRecord) -> Summary:
     done = {line.id for line in lines}
     missing = tuple(attempt for attempt in header["attempts"] if attempt not in done)
     alpha = header["resolved"]["audit"]["alpha"]
-    return Summary(
-        header, lines, conclude([x.finding for x in lines], len(missing), alpha), missing
-    )
+    conclusion = conclude([x.finding for x in lines], header["attempts"], alpha)
+    return Summary(header, lines, conclusion, missing)
 
 
 def threat_model(resolved: Mapping[str, Any]) -> dict[str, str]:
@@ -174,7 +173,7 @@ def _protection_words(user: Mapping[str, Any], stacks: Mapping[str, Any]) -> str
         )
         if noise[key] > 0
     ]
-    named = dict.fromkeys(defense["name"] for stack in stacks.values() for defense in stack)
+    named = [name for name, stack in stacks.items() if stack]
     sentences = [f"The client {_listed(own)}."] if own else []
     if named:
         sentences.append(f"Defenses tried: {', '.join(named)}.")

@@ -25,6 +25,7 @@ BLIND = Finding(
     claims=4,
     identified=(False,) * 4,
     decoys=99,
+    pools=((4, 99),),
     p_value=1.0,
     scores={"psnr": (10.0, 12.0, 14.0, 16.0)},
     baselines={"psnr": {"black": 5.0, "mean": 18.0, "nearest_decoy": 20.0}},
@@ -70,10 +71,10 @@ def test_identified_share_interval_and_chance_are_where_they_belong():
 
 
 def test_luck_bars_are_the_exact_distribution():
-    few = {"decoys": 3}
+    few = {"decoys": 3, "pools": ((4, 3),)}
     figure, svg = drawn(dataclasses.replace(ATTACK, **few), dataclasses.replace(BLIND, **few))[1]
     heights = [float(bar.get("height")) for bar in svg.iter("rect")]
-    exact = [tail(k, 4, 3) - tail(k + 1, 4, 3) for k in range(5)]
+    exact = [tail(k, [(4, 3)]) - tail(k + 1, [(4, 3)]) for k in range(5)]
     assert heights == pytest.approx([h * heights[0] / exact[0] for h in exact], abs=0.06)
     bars = [float(bar.get("x")) + float(bar.get("width")) / 2 for bar in svg.iter("rect")]
     seen = {tip_of(dot): float(dot.get("cx")) for dot in svg.iter("circle")}
@@ -125,7 +126,11 @@ def test_nothing_scored_draws_nothing():
 
 def test_many_records_stay_inside_the_drawing():
     many = dataclasses.replace(
-        ATTACK, records=300, identified=(True,) * 300, scores={"psnr": (20.0,) * 300}
+        ATTACK,
+        records=300,
+        identified=(True,) * 300,
+        pools=((300, 99),),
+        scores={"psnr": (20.0,) * 300},
     )
     for _, svg in drawn(many):
         width = float(svg.get("viewBox").split()[2])

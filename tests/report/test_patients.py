@@ -49,7 +49,7 @@ def test_no_patient_field_gets_out(run_audit, series, tmp_path):
         "case.data.space=[4,32,32]",
         "case/server=malicious-model-rtf",
         "attack=imprint",
-        "case.user.num_data_points=1",
+        "case.user.num_data_points=2",
         "audit.null_draws=2",
     )
     write_reports(record)
