@@ -114,7 +114,8 @@ class AprilTransformer(Model):
 
     Attributes:
         patch: Pixels along each side of a patch.
-        width: Width of a token; at least the number of tokens, or the inversion is ambiguous.
+        width: Width of a token; more than the number of tokens and than a patch has values, or the
+            inversion is ambiguous. The fewer tokens, the less does rounding blur it.
         depth: Number of blocks; at least two, for only the class token is read after the last one,
             so its gradient says little of the other tokens.
         heads: Number of attention heads.
@@ -122,10 +123,10 @@ class AprilTransformer(Model):
 
     name: ClassVar[str] = "vit_april"
     source: ClassVar[str] = "Lu et al. 2022, arXiv:2112.14087, architecture (B)"
-    differs: ClassVar[str] = "Two blocks of width 192 (ours); the source modifies ViT-Base."
+    differs: ClassVar[str] = "Two blocks of width 256 (ours); the source modifies ViT-Base."
 
-    patch: int = 4
-    width: int = 192
+    patch: int = 8
+    width: int = 256
     depth: int = 2
     heads: int = 4
 
