@@ -119,7 +119,11 @@ def check(plan: Plan, collection: Collection) -> Sample:
     network = honest_network(plan.case, sample, Seeds(first))
     _try_loss(plan.case, network, sample)
     public = sample.public if plan.case.server.has_external_data else sample.public[:0]
-    plan.case.server.plant(network, sample.spec, public, Seeds(0).stream("check"))
+    try:
+        plan.case.server.plant(network, sample.spec, public, Seeds(0).stream("check"))
+    except (RuntimeError, MemoryError) as error:
+        why = " ".join(str(error).split())[:300]
+        raise ModelError(f"{plan.case.server.name} cannot change the network: {why}") from error
     return sample
 
 

@@ -263,12 +263,13 @@ def mean_update(updates: Sequence[Update]) -> Update:
         recipe = replace(recipe, labels=tuple(y for labels in steps for y in labels))
     labels = [u.labels for u in updates if u.labels is not None]
     buffers = [u.buffers for u in updates if u.buffers is not None]
+    counts = [u.count for u in updates if u.count is not None]
     return Update(
         change=_mean([u.change for u in updates]),
         kind=first.kind,
         buffers=_mean(buffers) if buffers else None,
         labels=torch.cat(labels).sort().values if labels else None,
-        count=sum(u.count or 0 for u in updates),
+        count=sum(counts) if len(counts) == len(updates) else None,
         recipe=recipe,
         clients=len(updates),
     )
@@ -276,9 +277,13 @@ def mean_update(updates: Sequence[Update]) -> Update:
 
 def _mean(tensors: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {
-        name: torch.stack([t[name].double() for t in tensors]).mean(0).to(first.dtype)
+        name: _as(first, torch.stack([t[name].double() for t in tensors]).mean(0))
         for name, first in tensors[0].items()
     }
+
+
+def _as(like: Tensor, mean: Tensor) -> Tensor:
+    return (mean if like.is_floating_point() else mean.round()).to(like.dtype)
 
 
 def _reveal(update: Update, user: User) -> Update:

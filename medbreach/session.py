@@ -214,7 +214,7 @@ def _images(session: Session) -> dict[str, Any]:
         "patients": len({e.patient for e in collection.entries}),
         "spec": plain(session.sample.spec),
         "public": len(session.sample.public),
-        "decoys": len(session.sample.decoys),
+        "decoys": min(pool.decoys for pool in session.sample.pools),
     }
 
 

@@ -109,6 +109,8 @@ class Descent:
             raise ValueError(f"optim.optimizer must be one of {', '.join(known)}")
         if self.max_iterations < 1:
             raise ValueError(f"optim.max_iterations must be at least 1, got {self.max_iterations}")
+        if self.step_size <= 0:
+            raise ValueError(f"optim.step_size must be positive, got {self.step_size}")
         if self.signed is True:
             raise ValueError("optim.signed must be hard, soft, false or null: true does nothing")
         if self.warmup < 0:

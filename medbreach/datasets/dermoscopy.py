@@ -50,8 +50,8 @@ class Dermoscopy(Dataset):
     i + 1 of the labels, and its label is certain if both rows have the same. Asymmetry is certain
     for 132 lesions. Diagnosis is not in the package; it is inferred from the order in which PH2
     lists its images, as far as the package kept that order (80 common nevi, 80 atypical nevi, 40
-    melanomas), and is certain for 197. Patches without a label are look-alikes and public images,
-    but never records.
+    melanomas), and is certain for 197. Patches without a label
+    are never records, nor look-alikes.
 
     Attributes:
         labels: ``diagnosis``: common nevus, atypical nevus or melanoma; ``asymmetry``: of shape and

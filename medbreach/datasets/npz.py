@@ -72,7 +72,8 @@ def open_npz(path: Path, classes: tuple[str, ...] | None, note: str = "") -> Col
         DataError: The file is missing or damaged, or an array is not as it should be.
     """
     if not path.is_file():
-        raise DataError(f"{path} does not exist: set case.data.path to a file in npz format")
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise DataError(f"{path} {what}: set case.data.path to a file in npz format")
     members = _members(path)
     there = [short for short in SPLITS if f"{short}_images" in members]
     if not there:

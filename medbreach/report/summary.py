@@ -70,7 +70,7 @@ def limits(summary: Summary) -> list[str]:
     found = [
         "An audit shows what these attacks found; a stronger or luckier attack may find more. "
         "No leak found is not a proof of privacy.",
-        f"Decoys are {images['decoys']} records of other patients of the same data set. "
+        "Decoys are records of other patients of the same data set and class. "
         "Identification among them is not identification in the world.",
     ]
     if images["note"]:
