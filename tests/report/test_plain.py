@@ -127,10 +127,10 @@ def test_protection(resolved):
     assert words(resolved, "Protection") == "None: updates are sent as they are."
     noise = {"gradient_noise": 0.1, "per_example_clipping": 1.0, "distribution": "gaussian"}
     resolved["case"]["user"]["local_diff_privacy"] |= noise
-    resolved["stacks"] = {"none": [], "a": [{"name": "clip"}, {"name": "prune"}]}
+    resolved["stacks"] = {"none": [], "clip+prune": [{"name": "clip"}, {"name": "prune"}]}
     protection = words(resolved, "Protection")
     assert "clips each record's gradient to the norm 1 and adds gaussian noise" in protection
-    assert "Defenses tried: clip, prune." in protection
+    assert "Defenses tried: clip+prune." in protection
 
 
 def test_limits_name_few_decoys_and_what_was_not_computed(edit, photographs):
