@@ -65,7 +65,7 @@ def _setting(row: Setting, chosen: Mapping[str, Any]) -> str:
             break
     if inside is not None and inside is not dataclasses.MISSING:
         value = inside
-    shown = "required" if value is dataclasses.MISSING else repr(value)
+    shown = "required" if value in (dataclasses.MISSING, "???") else repr(value)
     head = f"  {row.key} ({row.type}) = {shown}"
     text = textwrap.fill(row.doc, 92, initial_indent="      ", subsequent_indent="      ")
     return f"{head}\n{text}" if row.doc else head

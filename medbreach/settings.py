@@ -167,14 +167,32 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
         value = Path(value).expanduser()
     if not _fits(value, hint):
         raise ConfigError(f"{where} must be {wanted(hint)}, got {_shown(value)}")
-    return value if is_bearable(value, hint) else _with_floats(value)
+    return _with_floats(value, hint)
 
 
 def _fits(value: Any, hint: Any) -> bool:
+    if isinstance(value, tuple):
+        return any(_items_fit(value, option) for option in _options(hint))
     if isinstance(value, bool):  # which Python takes for the number 1
         literals = [word for option in _options(hint) for word in typing.get_args(option)]
         return hint is Any or bool in _options(hint) or any(value is word for word in literals)
     return is_bearable(value, hint, conf=_WHOLE_NUMBERS_ARE_REAL)
+
+
+def _items_fit(items: tuple[Any, ...], hint: Any) -> bool:
+    """Check every item, where beartype looks at one at random."""
+    if hint is Any:
+        return True
+    if typing.get_origin(hint) is not tuple:
+        return False
+    kinds = _kinds(items, hint)
+    return len(items) == len(kinds) and all(map(_fits, items, kinds))
+
+
+def _kinds(items: tuple[Any, ...], hint: Any) -> tuple[Any, ...]:
+    """Return the type of each item of a tuple."""
+    kinds = typing.get_args(hint)
+    return kinds[:1] * len(items) if len(kinds) == 2 and kinds[1] is Ellipsis else kinds
 
 
 def _shown(value: Any) -> str:
@@ -185,11 +203,16 @@ def _shown(value: Any) -> str:
     return repr(list(value) if isinstance(value, tuple) else value)
 
 
-def _with_floats(value: Any) -> Any:
-    """Return a value with its whole numbers as floats; only fields of floats still need it."""
+def _with_floats(value: Any, hint: Any) -> Any:
+    """Return a value that fits, its whole numbers as floats where floats are wanted."""
     if isinstance(value, tuple):
-        return tuple(_with_floats(item) for item in value)
-    return float(value) if isinstance(value, int) else value
+        option = next(option for option in _options(hint) if _items_fit(value, option))
+        kinds = _kinds(value, option) if option is not Any else (Any,) * len(value)
+        return tuple(map(_with_floats, value, kinds))
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return (
+        float(value) if whole and float in _options(hint) and int not in _options(hint) else value
+    )
 
 
 def _tuples(value: Any) -> Any:

@@ -69,9 +69,10 @@ def drop_partial_line(file: Path) -> None:
 
 
 def drop_partial_files(folder: Path) -> None:
-    """Remove files that a kill left half written."""
+    """Remove what a kill left half written, but for reports: somebody may be writing one."""
     for file in folder.rglob(f".*{PARTIAL}"):
-        file.unlink()
+        if not file.name.startswith(".report."):
+            file.unlink()
 
 
 def arrays_to_bytes(**arrays: NDArray[Any]) -> bytes:

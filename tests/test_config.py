@@ -55,7 +55,8 @@ def test_breachings_vision_cases_compose(case):
 
 @pytest.mark.parametrize("case", sorted(set(BREACHING_CASES) - TEXT_CASES))
 def test_breachings_vision_cases_build_with_images_that_are_here(case):
-    settings = load([f"case={case}", "case/data=dermoscopy", "case.server.pretrained=false"])
+    ours = ("case/data=dermoscopy", "case.data.default_clients=2", "case.server.pretrained=false")
+    settings = load([f"case={case}", *ours])
     if case == "6_large_batch_cifar":  # a forward pass of its network takes seconds
         assert assemble(settings).case.user.num_data_points == 100
         return
@@ -229,6 +230,14 @@ def test_the_last_of_two_values_counts():
 def test_controls_come_first_however_they_are_asked_for():
     for asked in ("modern", "[random_public_image,modern]", "[modern,blind_guess,modern]"):
         assert tuple(load([f"attack={asked}"])["attacks"]) == (*BLIND, "modern")
+
+
+def test_whole_numbers_for_floats():
+    federation = assemble(
+        load(["case.data.mean=[1,0.5,0]", "case.data.std=[1,2,3]"])
+    ).case.federation
+    assert [type(value) for value in (*federation.mean, *federation.std)] == [float] * 6
+    assert federation.mean == (1.0, 0.5, 0.0)
 
 
 def test_a_key_of_a_model_that_is_a_name():

@@ -35,7 +35,8 @@ def audited(tmp_path_factory):
         environment.setenv("MEDBREACH_EXAMPLE_LOG", str(log))
         ran = run_program(
             "audit", "case=example", "attack=example_one_row", "defense=[none,example_sign]",
-            "audit.null_draws=10", "audit.metrics=[psnr,example_edges]", "--device", "cpu", "--out", folder / "run",
+            "audit.null_draws=10", "audit.metrics=[psnr,example_edges]", "--device", "cpu",
+            "--out", folder / "run",
         )  # fmt: skip
     assert ran.code == 1, ran.err
     return RunRecord.open(folder / "run"), log

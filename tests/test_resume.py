@@ -22,11 +22,11 @@ from medbreach.types import Verdict
 AUDIT = (
     "audit", "case=brain_mr_3d", "case.data.space=[4,8,8]", "case.user.num_data_points=2",
     "case.model.width=4", "attack=[invertinggradients,analytic]", "audit.metrics=[mse]",
-    "attack.invertinggradients.optim.max_iterations=80", "audit.decoys=19", "audit.public=100",
+    "attack.invertinggradients.optim.max_iterations=40", "audit.decoys=19", "audit.public=100",
     "audit.null_draws=20", "audit.checkpoint_seconds=0", "--device", "cpu",
 )  # fmt: skip
 ATTEMPTS = 6
-LEAKS = 1
+VERDICTS = (0, 1, 3)  # exit codes of a run that ended, whatever it found
 COSTS = ("seconds", "peak_memory_mb")
 
 
@@ -42,7 +42,7 @@ def undisturbed(tmp_path_factory, loaded):
     """A run that nothing has cut off, and how long it took."""
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
     ended = loaded.run(*AUDIT, "--out", folder)
-    assert ended.code == LEAKS, ended.err
+    assert ended.code in VERDICTS, ended.err
     record = RunRecord.open(folder)
     verdicts = [line.finding.verdict for line in record.lines()]
     assert len(verdicts) == ATTEMPTS
@@ -87,12 +87,12 @@ def kill_and_resume(loaded, folder, delay, undisturbed):
         delay /= 2  # it was done before
         shutil.rmtree(folder)
     if not (folder / "run.json").exists():  # nothing was recorded yet
-        assert loaded.run(*AUDIT, "--out", folder).code == LEAKS
+        assert loaded.run(*AUDIT, "--out", folder).code in VERDICTS
     else:
         record = RunRecord.open(folder)
         before = found(record)
         assert loaded.run("report", folder, "--format", "json", "--redact").code == 0
-        assert loaded.run("resume", folder).code == LEAKS
+        assert loaded.run("resume", folder).code in VERDICTS
         assert found(record)[: len(before)] == before, "nothing is repeated or lost"
     check_same(RunRecord.open(folder), undisturbed)
 
@@ -124,16 +124,8 @@ def test_killed_again_and_again(loaded, undisturbed, tmp_path):
         for _ in range(4)
     ]
     assert killed.count(-signal.SIGKILL) >= 2
-    assert loaded.run("resume", folder).code == LEAKS
+    assert loaded.run("resume", folder).code in VERDICTS
     check_same(RunRecord.open(folder), record)
-
-
-def test_a_finished_run_is_resumed_without_a_change(undisturbed, loaded, tmp_path):
-    folder = tmp_path / "run"
-    shutil.copytree(undisturbed[0].folder, folder)
-    before = (folder / "findings.jsonl").read_bytes()
-    assert loaded.run("resume", folder).code == LEAKS
-    assert (folder / "findings.jsonl").read_bytes() == before
 
 
 def test_a_cut_line_is_dropped(undisturbed, loaded, tmp_path):
@@ -147,7 +139,7 @@ def test_a_cut_line_is_dropped(undisturbed, loaded, tmp_path):
     again = RunRecord.open(folder)
     assert found(again) == found(record)[:-1]
     assert again.missing() == [record.lines()[-1].id]
-    assert loaded.run("resume", folder).code == LEAKS
+    assert loaded.run("resume", folder).code in VERDICTS
     check_same(again, record)
 
 
@@ -157,7 +149,9 @@ def test_half_written_files_are_removed(undisturbed, loaded, tmp_path):
     shutil.copytree(record.folder, folder)
     (folder / "claims" / ".some.npz.partial").write_bytes(b"half")
     (folder / ".run.json.partial").write_bytes(b"half")
-    assert loaded.run("resume", folder).code == LEAKS
+    before = (folder / "findings.jsonl").read_bytes()
+    assert loaded.run("resume", folder).code in VERDICTS
+    assert (folder / "findings.jsonl").read_bytes() == before, "the run was done"
     check_same(RunRecord.open(folder), record)
 
 
@@ -179,7 +173,7 @@ def test_ctrl_c_says_how_to_go_on(loaded, undisturbed, tmp_path):
         f"stopped; what is done is recorded, go on with: medbreach resume '{folder}'"
     )
     assert "Traceback" not in ended.err
-    assert loaded.run("resume", folder).code == LEAKS
+    assert loaded.run("resume", folder).code in VERDICTS
     check_same(RunRecord.open(folder), record)
 
 
@@ -220,11 +214,11 @@ def test_a_disk_that_becomes_full(loaded, undisturbed, tmp_path, size):
     cut = RunRecord.open(folder)
     assert found(cut) == found(record)[: len(found(cut))]
     assert loaded.run("report", folder, "--format", "text").code == 0
-    assert loaded.run("resume", folder).code == LEAKS
+    assert loaded.run("resume", folder).code in VERDICTS
     check_same(cut, record)
 
 
-@pytest.mark.parametrize("writes", [1, 5, 30])
+@pytest.mark.parametrize("writes", [1, 30])
 def test_no_room_left_at_any_write(loaded, undisturbed, tmp_path, writes):
     """The disk is full from the n-th time on that something is written; then there is room."""
     record, _ = undisturbed
@@ -235,7 +229,7 @@ def test_no_room_left_at_any_write(loaded, undisturbed, tmp_path, writes):
     assert "cannot be written: No space left on device; what is done is recorded" in last
     cut = RunRecord.open(folder)
     assert found(cut) == found(record)[: len(found(cut))]
-    assert loaded.run("resume", folder).code == LEAKS
+    assert loaded.run("resume", folder).code in VERDICTS
     check_same(cut, record)
 
 

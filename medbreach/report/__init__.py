@@ -4,13 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from medbreach.errors import ConfigError, RecordError
+from medbreach.errors import ConfigError
 from medbreach.record import RunRecord
 from medbreach.report.html import render_html
 from medbreach.report.junit import render_junit
 from medbreach.report.machine import render_json
 from medbreach.report.plain import render_text
 from medbreach.settings import nearest
+from medbreach.storage import speaking_of, write_whole
 
 Renderer = Callable[[RunRecord, bool], str]
 
@@ -52,13 +53,8 @@ def write(text: str, form: str, folder: Path) -> Path:
         RecordError: It cannot be written.
     """
     file = folder / FILES[form]
-    partial = file.with_name(f".{file.name}.partial")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(file)
-    except OSError as error:
-        raise RecordError(f"{file} cannot be written: {error.strerror or error}") from error
+    with speaking_of(file):
+        write_whole(file, text.encode())
     return file
 
 

@@ -64,12 +64,10 @@ def test_the_label_behind_a_change_of_weights(space, channels, recipe):
     "strategy", ["bias-corrected", "analytic", "wainakh-simple", "yin", "iDLG"]
 )
 def test_noise_never_makes_more_labels_than_records(strategy):
-    for scale in (1.0, 10.0, 100.0):
-        noise = LocalNoise(gradient_noise=scale)
-        for records in (1, 2):
-            user = User(num_data_points=records, local_diff_privacy=noise)
-            changes = {"model": UserNetwork(NETWORKS, "batchnorm"), "user": user}
-            assert len(inferred(strategy, (8, 8), 3, **changes)) == records
+    for records in (1, 2):
+        user = User(num_data_points=records, local_diff_privacy=LocalNoise(gradient_noise=10.0))
+        changes = {"model": UserNetwork(NETWORKS, "batchnorm"), "user": user}
+        assert len(inferred(strategy, (8, 8), 3, **changes)) == records
 
 
 @pytest.mark.parametrize("strategy", ["bias-corrected", "analytic"])

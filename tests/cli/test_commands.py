@@ -19,7 +19,8 @@ from medbreach.types import Verdict
 
 LEAKING = (
     "case=brain_mr_3d", "case/server=malicious-model-rtf", "attack=imprint",
-    "case.user.num_data_points=2", "audit.null_draws=2", "audit.metrics=[mse]", "--device", "cpu",
+    "case.user.num_data_points=2", "audit.null_draws=2", "audit.metrics=[mse]", "audit.public=60",
+    "--device", "cpu",
 )  # fmt: skip
 
 
@@ -216,12 +217,12 @@ def test_without_out_the_folder_is_named_after_the_case(tmp_path, monkeypatch):
 
 
 def test_verbose(tmp_path, caplog):
-    """-vv shows where an attack failed; without it, its finding says so in a line."""
-    code = "import torch\nfrom torch import nn\n\nclass Net(nn.Module):\n"
+    """-vv shows where an attempt failed; without it, its finding says so in a line."""
+    code = "from torch import nn\n\nclass Net(nn.Module):\n"
     code += "    def __init__(self):\n        super().__init__()\n"
     code += "        self.inner = nn.Linear(2048, 2)\n"
     code += "    def forward(self, images):\n"
-    code += "        if torch.is_grad_enabled():\n            raise KeyError('in the network')\n"
+    code += "        if len(images) == 8:\n            raise KeyError('in the network')\n"
     code += "        return self.inner(images.flatten(1))\n\ndef build():\n    return Net()\n"
     (tmp_path / "net.py").write_text(code)
     settings = (
