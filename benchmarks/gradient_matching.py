@@ -16,9 +16,10 @@ from omegaconf import OmegaConf
 from medbreach.assembly import assemble
 from medbreach.breaching_bridge import library
 from medbreach.breaching_bridge.values import server_payload, shared_data
-from medbreach.case import draw, play
+from medbreach.case import draw
 from medbreach.config import load, read_choice
 from medbreach.randomness import Seeds
+from medbreach.round import play
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from medbreach.case import Case, Sample, draw, honest_network, play
+from medbreach.case import Case, Sample, draw
 from medbreach.collection import Collection
 from medbreach.components import Attack
 from medbreach.errors import (
@@ -29,6 +29,7 @@ from medbreach.parts import Part, finished
 from medbreach.plan import UNDEFENDED, Attempt, Plan
 from medbreach.progress import Watch, current, watched_by
 from medbreach.randomness import Seeds
+from medbreach.round import honest_network, play
 from medbreach.scoring import Score, Scorer
 from medbreach.statistics import tail
 from medbreach.types import Exchange, Finding, Reconstruction, Role, Verdict

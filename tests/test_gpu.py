@@ -7,9 +7,10 @@ import torch
 
 from medbreach.assembly import assemble
 from medbreach.audit import audit
-from medbreach.case import draw, play
+from medbreach.case import draw
 from medbreach.config import load
 from medbreach.randomness import Seeds
+from medbreach.round import play
 from medbreach.types import Role
 
 pytestmark = [

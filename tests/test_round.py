@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from medbreach.case import Case, draw, mean_update, play
+from medbreach.case import Case, draw
 from medbreach.components import Defense, Model
 from medbreach.datasets.dermoscopy import Dermoscopy
 from medbreach.errors import ConfigError, ContractError, Refused
 from medbreach.models.small_cnn import SmallCNN
 from medbreach.protocol import LocalNoise, User
 from medbreach.randomness import Seeds
+from medbreach.round import mean_update, play
 from medbreach.servers.honest_but_curious import HonestServer
 from medbreach.types import Change
 

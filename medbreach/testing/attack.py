@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 
-from medbreach.case import Case, draw, play
+from medbreach.case import Case, draw
 from medbreach.components import Attack, Server
 from medbreach.errors import InputError, NotApplicable
 from medbreach.protocol import User
 from medbreach.randomness import Seeds
+from medbreach.round import play
 from medbreach.servers.honest_but_curious import HonestServer
 from medbreach.testing.declaration import check_declaration
 from medbreach.testing.examples import CPU, DECOYS, FORMS, PUBLIC, Form, tiny_case, tiny_collection

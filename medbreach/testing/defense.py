@@ -5,11 +5,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from medbreach.case import honest_network, play
 from medbreach.components import Defense
 from medbreach.errors import NotApplicable, Refused
 from medbreach.protocol import User
 from medbreach.randomness import Seeds
+from medbreach.round import honest_network, play
 from medbreach.testing.declaration import check_declaration
 from medbreach.testing.examples import CPU, FORMS, Form, tiny_case, tiny_sample, tiny_task
 from medbreach.testing.guard import repeatable, require

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from medbreach.case import Case, Sample, draw, play
+from medbreach.case import Case, Sample, draw
 from medbreach.collection import Collection, Entry
 from medbreach.components import ClientTask, Dataset, Defense
 from medbreach.datasets.brain_mr import BrainMR
@@ -21,6 +21,7 @@ from medbreach.models.small_cnn import SmallCNN
 from medbreach.population import Federation
 from medbreach.protocol import User
 from medbreach.randomness import Seeds
+from medbreach.round import play
 from medbreach.types import Exchange, Recipe
 
 PATIENTS: Final = 40

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from medbreach.case import Sample, honest_network, play
+from medbreach.case import Sample
 from medbreach.components import Planted, Server
 from medbreach.errors import NotApplicable
 from medbreach.randomness import Seeds
+from medbreach.round import honest_network, play
 from medbreach.testing.declaration import check_declaration
 from medbreach.testing.examples import CPU, FORMS, Form, tiny_case, tiny_sample
 from medbreach.testing.guard import difference, repeatable, require, running

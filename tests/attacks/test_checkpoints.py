@@ -9,12 +9,12 @@ from test_everywhere import NETWORKS
 from medbreach import config
 from medbreach.assembly import assemble
 from medbreach.audit import _run
-from medbreach.case import play
 from medbreach.models.small_cnn import SmallCNN
 from medbreach.models.user_network import UserNetwork
 from medbreach.progress import FileWatch, watched_by
 from medbreach.protocol import User
 from medbreach.randomness import Seeds
+from medbreach.round import play
 from medbreach.testing.examples import tiny_case, tiny_exchange, tiny_sample
 
 DESCENTS = {

@@ -11,8 +11,9 @@ import torch
 from medbreach import config
 from medbreach.assembly import assemble
 from medbreach.audit import _run
-from medbreach.case import draw, play
+from medbreach.case import draw
 from medbreach.randomness import Seeds
+from medbreach.round import play
 from medbreach.scoring import Scorer
 from medbreach.servers.imprint import MaliciousModelServer, Modification
 

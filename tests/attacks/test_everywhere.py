@@ -9,7 +9,6 @@ import torch
 from medbreach import config
 from medbreach.assembly import assemble
 from medbreach.audit import audit
-from medbreach.case import play
 from medbreach.errors import NotApplicable
 from medbreach.models.mlp import MLP
 from medbreach.models.rgap_cnn import RGAPNetwork
@@ -18,6 +17,7 @@ from medbreach.models.user_network import UserNetwork
 from medbreach.models.vit_april import AprilTransformer
 from medbreach.protocol import LocalNoise, User
 from medbreach.randomness import Seeds
+from medbreach.round import play
 from medbreach.servers.honest_but_curious import HonestServer
 from medbreach.servers.imprint import MaliciousModelServer, Modification
 from medbreach.testing.examples import tiny_case, tiny_collection, tiny_sample

@@ -9,10 +9,10 @@ import torch
 from medbreach import config
 from medbreach.assembly import assemble
 from medbreach.audit import _run
-from medbreach.case import play
 from medbreach.errors import ModelError
 from medbreach.models.user_network import UserNetwork
 from medbreach.randomness import Seeds
+from medbreach.round import play
 from medbreach.testing.examples import tiny_case, tiny_exchange, tiny_sample
 from medbreach.types import ImageSpec
 

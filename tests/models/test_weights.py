@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from medbreach.case import honest_network
 from medbreach.errors import ModelError
 from medbreach.models.weights import load_weights
 from medbreach.randomness import Seeds
+from medbreach.round import honest_network
 from medbreach.testing.examples import tiny_case, tiny_sample
 
 

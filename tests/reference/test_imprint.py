@@ -9,11 +9,11 @@ from torch import nn
 
 from medbreach.breaching_bridge import library
 from medbreach.case import draw
-from medbreach.case import play as play_round
 from medbreach.errors import NotApplicable
 from medbreach.models.small_cnn import SmallCNN
 from medbreach.protocol import User
 from medbreach.randomness import Seeds
+from medbreach.round import play as play_round
 from medbreach.servers.imprint import ImprintSecret, MaliciousModelServer, Modification, calibrate
 from medbreach.testing.examples import tiny_case, tiny_collection, tiny_exchange, tiny_sample
 
