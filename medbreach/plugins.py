@@ -8,6 +8,7 @@ import os
 import traceback
 import warnings
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from importlib import metadata
 from typing import Any, NamedTuple, TypeVar
 
@@ -52,8 +53,9 @@ class Plugin(NamedTuple):
 def new_manager(*, third_party: bool = True) -> pluggy.PluginManager:
     """Return a manager that knows the built-in plugins and, unless told not to, installed ones.
 
-    ``MEDBREACH_BLOCK=name,...`` leaves plugins out by the names of their entry points. A plugin
-    that raises while it is imported is left out with a `PluginWarning`; the others go on.
+    ``MEDBREACH_BLOCK=name,...`` leaves plugins out by the names of their entry points. A name
+    there that no plugin has is warned about. A plugin that raises while it is imported is left out
+    with a `PluginWarning`; the others go on.
 
     Raises:
         PluginError: A plugin implements a hook that does not exist, or with the wrong arguments.
@@ -64,7 +66,10 @@ def new_manager(*, third_party: bool = True) -> pluggy.PluginManager:
         manager.register(importlib.import_module(module), module)
     for name in blocked():
         manager.set_blocked(name)
-    for entry in entry_points() if third_party else ():
+    offered = entry_points() if third_party else []
+    if third_party:
+        _check_blocked({entry.name for entry in offered})
+    for entry in offered:
         if entry.name in blocked():
             continue
         problem = _register(manager, entry)
@@ -252,6 +257,15 @@ def _register(manager: pluggy.PluginManager, entry: metadata.EntryPoint) -> str:
     except ValueError as error:  # the same module under two names
         return str(error)
     return ""
+
+
+def _check_blocked(names: AbstractSet[str]) -> None:
+    for name in sorted(blocked() - names):
+        warnings.warn(
+            f"plugin {name!r} of MEDBREACH_BLOCK does not exist; {nearest(name, names)}",
+            PluginWarning,
+            stacklevel=2,
+        )
 
 
 def _import_problem(entry: metadata.EntryPoint) -> str:

@@ -159,12 +159,21 @@ def test_a_built_in_name_is_taken(installed):
 
 def test_blocking_switches_a_plugin_off(installed, monkeypatch):
     code = DEFENSE.format(name="twin", change="g")
-    monkeypatch.setenv("MEDBREACH_BLOCK", "other, second")
+    monkeypatch.setenv("MEDBREACH_BLOCK", "second, ")
     with installed(first=code, second=code):
         assert plugins.defenses()["twin"].__module__ == "first_plugin"
         states = {p.name: p.state for p in plugins.installed()}
         assert (states["first"], states["second"]) == ("loaded", "blocked")
         assert "second_plugin" not in sys.modules
+
+
+def test_a_name_to_block_that_no_plugin_has(monkeypatch):
+    monkeypatch.setenv("MEDBREACH_BLOCK", "exmaple")
+    with pytest.warns(
+        plugins.PluginWarning,
+        match="plugin 'exmaple' of MEDBREACH_BLOCK does not exist; did you mean example",
+    ):
+        plugins.new_manager()
 
 
 @pytest.mark.parametrize(

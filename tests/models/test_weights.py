@@ -94,6 +94,7 @@ def zipped(file):
         (lambda file: None, "there is no such weights file"),
         (lambda file: file.mkdir(), "there is no such weights file"),
         (lambda file: file.write_text("hello world"), "damaged or no torch file"),
+        (lambda file: file.write_text("conv.weight 0.1\n"), "damaged or no torch file"),
         (lambda file: file.write_bytes(b""), "damaged or no torch file"),
         (truncated, "damaged or no torch file"),
         (zipped, "damaged or no torch file"),
