@@ -81,7 +81,8 @@ def audit_command(
 
     Settings are breaching's and ours: case=dermoscopy_2d, case/server=malicious-model-rtf,
     attack=[blind_guess,invertinggradients], case.user.num_data_points=8, audit.seeds=3.
-    `medbreach list` names the choices.
+    `medbreach list` names the choices; settings that are not
+    given are those of `medbreach show case dermoscopy_2d` and attack=invertinggradients.
     """
     from medbreach import config
     from medbreach.assembly import refuse_inert
@@ -172,8 +173,13 @@ def _carry_out(
     from medbreach.report import write_reports
     from medbreach.session import carry_out
 
+    missing = record.missing()
+    opening = (
+        f"{session.plan.case.name}: {len(missing)} attempts on {session.device}, "
+        f"recorded in {record.folder}"
+    )
     try:
-        with follower(record.missing(), quiet=quiet) as screen:
+        with follower(missing, opening, quiet=quiet) as screen:
             for _ in carry_out(session, record, screen):
                 pass
         alpha = session.plan.options.alpha

@@ -68,9 +68,11 @@ class Lines(Follower):
 
 
 @contextlib.contextmanager
-def follower(attempts: Sequence[str], *, quiet: bool) -> Iterator[Follower]:
-    """Show progress: bars in a terminal, lines elsewhere, nothing if quiet."""
+def follower(attempts: Sequence[str], opening: str, *, quiet: bool) -> Iterator[Follower]:
+    """Show what begins, then bars in a terminal, lines elsewhere, nothing if quiet."""
     errors = console(stderr=True)
+    if not quiet:
+        errors.print(escape(opening), soft_wrap=True, highlight=False)
     if quiet:
         yield Follower()
     elif not errors.is_terminal:

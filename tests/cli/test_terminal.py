@@ -64,7 +64,14 @@ def test_progress_with_time_left_and_ctrl_c(tmp_path):
 
 def test_nothing_moves_where_there_is_no_terminal(tmp_path):
     ran = subprocess.run(
-        [*PROGRAM, *AUDIT[:4], "attack=blind_guess", "--out", str(tmp_path / "run")],
+        [
+            *PROGRAM,
+            *AUDIT[:4],
+            "attack=blind_guess",
+            "--device=cpu",
+            "--out",
+            str(tmp_path / "run"),
+        ],
         capture_output=True,
         text=True,
         env=ENVIRONMENT,
@@ -73,7 +80,8 @@ def test_nothing_moves_where_there_is_no_terminal(tmp_path):
     assert ran.returncode == 3
     assert "\x1b" not in ran.stdout + ran.stderr
     assert "\r" not in ran.stdout + ran.stderr
-    first, second = ran.stderr.splitlines()
+    opening, first, second = ran.stderr.splitlines()
+    assert opening == f"brain_mr_3d: 2 attempts on cpu, recorded in {tmp_path / 'run'}"
     assert first == "blind_guess (blind control), seed 0: 0 of 8 identified, no leak found"
     assert second.startswith("random_public_image (blind control), seed 0: ")
 
