@@ -113,7 +113,7 @@ def check(plan: Plan, collection: Collection) -> Sample:
     seeds = len(options.seed_numbers)
     if tail(seeds * len(sample.truth.labels), sample.pools * seeds) > plan.levels.pooled:
         raise DataError(
-            f"with {len(sample.truth.labels)} records and {len(sample.decoys)} look-alikes even a "
+            f"with {len(sample.truth.labels)} records and {len(sample.decoys)} decoys even a "
             "perfect reconstruction could not be told from luck: give more images, or raise "
             "case.user.num_data_points, audit.decoys or audit.seeds"
         )

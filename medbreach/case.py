@@ -78,8 +78,8 @@ class Sample:
         batches: Each participating client's records.
         clients: Each participating client's number.
         groups: Class of each record, 0 for all where classes are made up.
-        decoys: Look-alikes of the records.
-        decoy_groups: Class of each look-alike, in the same numbers.
+        decoys: Images of other patients of the same classes, which took no part.
+        decoy_groups: Class of each decoy, in the same numbers.
         public: Images of other people.
         affines: Position of each record, clients in order.
     """
@@ -103,12 +103,12 @@ class Sample:
 
     @property
     def rivals(self) -> Bool[Tensor, "records decoys"]:
-        """Which look-alikes are of each record's class: those that it is told apart from."""
+        """Which decoys are of each record's class: those that it is told apart from."""
         return self.groups[:, None] == self.decoy_groups[None, :]
 
     @property
     def pools(self) -> tuple[Pool, ...]:
-        """Records and look-alikes of each class."""
+        """Records and decoys of each class."""
         return tuple(
             Pool(int((self.groups == group).sum()), int((self.decoy_groups == group).sum()))
             for group in sorted(set(self.groups.tolist()))
@@ -122,7 +122,7 @@ class Sample:
 
 
 def draw(case: Case, collection: Collection, seeds: Seeds, decoys: int, public: int) -> Sample:
-    """Draw the records, look-alikes and public images of one attempt.
+    """Draw the records, decoys and public images of one attempt.
 
     Neither the attack nor the defense nor the server has a say in it.
 
@@ -135,7 +135,7 @@ def draw(case: Case, collection: Collection, seeds: Seeds, decoys: int, public: 
     count = case.user.num_data_points
     drawn = [draw_records(collection, dealt.clients[k], count, k, seeds) for k in clients]
     truth = [i for indices in drawn for i in indices]
-    look_alikes = draw_decoys(collection, dealt, truth, decoys, seeds)
+    others = draw_decoys(collection, dealt, truth, decoys, seeds)
     known = collection.images(limit_public(dealt.public, collection.spec, public))
     labels = [torch.tensor([dealt.labels[i] or 0 for i in indices]) for indices in drawn]
     return Sample(
@@ -146,8 +146,8 @@ def draw(case: Case, collection: Collection, seeds: Seeds, decoys: int, public: 
         ),
         clients=clients,
         groups=torch.tensor([dealt.groups[i] for i in truth]),
-        decoys=collection.images(look_alikes),
-        decoy_groups=torch.tensor([dealt.groups[i] for i in look_alikes]),
+        decoys=collection.images(others),
+        decoy_groups=torch.tensor([dealt.groups[i] for i in others]),
         public=known,
         affines=tuple(collection.entries[i].affine for i in truth),
     )

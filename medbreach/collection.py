@@ -44,12 +44,14 @@ class Collection:
         entries: The images.
         classes: Names of the classes; None if the images have no labels.
         note: What a reader of a report should know about them; one sentence or none.
+        patients_are: What each entry's ``patient`` stands for, in the plural.
     """
 
     spec: ImageSpec
     entries: Sequence[Entry]
     classes: tuple[str, ...] | None = None
     note: str = ""
+    patients_are: str = "patients"
 
     def __post_init__(self) -> None:
         if not self.entries:

@@ -53,7 +53,7 @@ def conclude(
 
     An audit leaks if one of its findings does, or if an attack's seeds do together. It is
     inconclusive if nothing leaks but an attack failed, did not apply, did not solve its control, or
-    had too few records and look-alikes to show anything.
+    had too few records and decoys to show anything.
 
     Args:
         findings: All findings of a run.
@@ -148,7 +148,7 @@ def _leak_sentence(cell: Cell) -> str:
     defended = f" behind {', '.join(cell.defenses)}" if cell.defenses else ""
     return (
         f"Leak: {cell.attack}{defended} identified {rate.count} of {rate.total} private records "
-        f"among {least}{decoys} look-alikes each (95 % interval {rate.low:.0%} to {rate.high:.0%}; "
+        f"among {least}{decoys} decoys each (95 % interval {rate.low:.0%} to {rate.high:.0%}; "
         f"chance {'at most ' if least else ''}{chance(decoys):.1%})."
     )
 

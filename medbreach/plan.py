@@ -20,7 +20,7 @@ class Options:
 
     Attributes:
         seeds: Number of seeds (0, 1, ...), or the seeds themselves.
-        decoys: Look-alikes of each attempt, as far as the data set has them.
+        decoys: Decoys of each class of the records, as far as the data set has them.
         public: Public images that an attacker may hold, at most; memory limits them too.
         alpha: Probability at most of calling harmless updates a leak, over the whole audit.
         whitening: Share of the public images' variance on the whitened principal axes.

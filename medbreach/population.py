@@ -1,7 +1,7 @@
-"""Who has which images: patients dealt to the public, to clients and to look-alikes.
+"""Who has which images: patients dealt to the public, to clients and to decoys.
 
 Half of the patients are the public's (what an attacker may hold of other people), half are the
-federation's, dealt over its clients. The look-alikes of a round are records of federation patients
+federation's, dealt over its clients. The decoys of a round are records of federation patients
 that take no part in it: they come from the same population as the truth, and nothing was fitted on
 them.
 """
@@ -73,8 +73,8 @@ class Deal(NamedTuple):
         classes: Number of classes.
         clients: Entries of each client.
         public: Entries of the public, one of each patient first.
-        outsiders: Federation entries of no client, for look-alikes.
-        groups: What each entry's look-alikes share with it: its class; 0 for all where classes are
+        outsiders: Federation entries of no client, for decoys.
+        groups: What each entry's decoys share with it: its class; 0 for all where classes are
             made up, -1 where the class is uncertain.
     """
 
@@ -114,7 +114,7 @@ def draw_records(
 ) -> tuple[int, ...]:
     """Return the entries that one client trains on in the round, each of another patient.
 
-    Several images of one patient would resemble each other more than look-alikes do, and chance
+    Several images of one patient would resemble each other more than decoys do, and chance
     would no longer be what it is taken for.
 
     Raises:
@@ -133,7 +133,7 @@ def draw_records(
 def draw_decoys(
     collection: Collection, dealt: Deal, truth: Sequence[int], most: int, seeds: Seeds
 ) -> tuple[int, ...]:
-    """Return look-alikes: records of federation patients that take no part, one of each patient.
+    """Return records of federation patients that take no part in the round, one of each patient.
 
     For each class of the truth there are up to ``most``, so that telling a class apart does not
     count as telling a record apart.
@@ -151,7 +151,7 @@ def draw_decoys(
         if not same:
             of_class = f" of class {collection.classes[wanted]!r}" if collection.classes else ""
             raise DataError(
-                f"no look-alikes{of_class} are left: every patient of the federation takes part in "
+                f"no decoys{of_class} are left: every patient of the federation takes part in "
                 "the round; lower case.user.num_data_points or give more images"
             )
         drawn += _one_of_each(_by_patient(collection, same), rng)[:most]
@@ -230,7 +230,7 @@ def _split(
     if len(patients) < 4:
         raise DataError(
             f"the data set has {len(patients)} patients; an audit needs at least 4, for records, "
-            "look-alikes and public images of different people"
+            "decoys and public images of different people"
         )
     wanted = federation.examples_from_split
     splits = sorted({e.split for e in collection.entries} - {""})

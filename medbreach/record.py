@@ -55,7 +55,7 @@ class Images(NamedTuple):
         spec: What is known about them.
         truth: The records.
         labels: Their classes.
-        decoys: The look-alikes.
+        decoys: Images of other patients.
         claims: What was claimed.
     """
 

@@ -212,6 +212,7 @@ def _images(session: Session) -> dict[str, Any]:
         "labelled": collection.classes is not None,
         "entries": len(collection.entries),
         "patients": len({e.patient for e in collection.entries}),
+        "patients_are": collection.patients_are,
         "spec": plain(session.sample.spec),
         "public": len(session.sample.public),
         "decoys": min(pool.decoys for pool in session.sample.pools),

@@ -48,7 +48,7 @@ def chance(decoys: int) -> float:
 
 
 class Pool(NamedTuple):
-    """Records of one class, and their look-alikes."""
+    """Records of one class, and their decoys."""
 
     records: int
     decoys: int

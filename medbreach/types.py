@@ -277,8 +277,8 @@ class Finding:
         decoy_index: For each record, which decoy that is, or None.
         threshold: For each record, the highest whitened correlation of any claim with any decoy of
             its class, or None.
-        decoys: Number of look-alikes of a record: those of its class; the fewest that one has.
-        pools: For each class, the number of records and of look-alikes.
+        decoys: Number of decoys of a record: those of its class; the fewest that one has.
+        pools: For each class, the number of records and of decoys.
         p_value: Probability at most of as many identified records or more if the claims were
             independent of the records; None without an attempt.
         level: The finding is a leak if ``p_value`` is at most this.

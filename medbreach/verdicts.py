@@ -27,7 +27,7 @@ def judge(finding: Finding, earlier: Iterable[Finding]) -> tuple[Verdict, str]:
         return Verdict.INCONCLUSIVE, gap
     if least_p_value([finding]) > finding.level:
         return Verdict.INCONCLUSIVE, (
-            f"with {finding.records} records and {finding.decoys} look-alikes even a perfect "
+            f"with {finding.records} records and {finding.decoys} decoys even a perfect "
             "reconstruction could not be told from luck"
         )
     return Verdict.NO_LEAK, finding.note
@@ -69,7 +69,7 @@ def _judge_solvable(finding: Finding) -> tuple[Verdict, str]:
         return Verdict.INCONCLUSIVE, "the attack does not solve even a case made easy for it"
     if finding.p_value > finding.level:
         return Verdict.INCONCLUSIVE, (
-            f"with {finding.decoys} look-alikes, solving it cannot be told from luck; it takes "
+            f"with {finding.decoys} decoys, solving it cannot be told from luck; it takes "
             f"{math.ceil(1 / finding.level) - 1}"
         )
     return Verdict.SOLVED, ""

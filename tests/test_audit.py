@@ -220,7 +220,7 @@ def test_without_a_blind_control_nothing_found_says_nothing():
     assert conclude([SOLVED, BLIND, finding()]).verdict is Verdict.NO_LEAK
 
 
-def test_too_few_look_alikes_cannot_show_that_nothing_leaks():
+def test_too_few_decoys_cannot_show_that_nothing_leaks():
     """One record among ten: even if it is identified, luck does so once in eleven times."""
     small = finding(
         records=1, identified=(True,), decoys=10, pools=((1, 10),), p_value=1 / 11, claims=1
@@ -232,7 +232,7 @@ def test_too_few_look_alikes_cannot_show_that_nothing_leaks():
     control = replace(small, role=Role.SOLVABLE)
     assert judge(control, []) == (
         Verdict.INCONCLUSIVE,
-        "with 10 look-alikes, solving it cannot be told from luck; it takes 19",
+        "with 10 decoys, solving it cannot be told from luck; it takes 19",
     )
 
 

@@ -181,7 +181,7 @@ def test_fewer_records_than_clients_need(tmp_path, pictures):
 
 def test_too_few_patients(tmp_path, pictures):
     assert refusal(tmp_path, *of_folder(pictures, "case.data.patients=(\\d)\\d.png")) == (
-        "the data set has 3 patients; an audit needs at least 4, for records, look-alikes and "
+        "the data set has 3 patients; an audit needs at least 4, for records, decoys and "
         "public images of different people"
     )
 

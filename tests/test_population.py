@@ -1,4 +1,4 @@
-"""Dealing patients to the public, over clients and to look-alikes."""
+"""Dealing patients to the public, over clients and to decoys."""
 
 from collections import Counter
 
@@ -118,7 +118,7 @@ def test_missing_labels_are_made_up_evenly():
     assert min(counts.values()) > 200
 
 
-def test_look_alikes_are_of_other_patients_of_the_same_classes_one_each():
+def test_decoys_are_of_other_patients_of_the_same_classes_one_each():
     collection = cohort(patients=200, each=2)
     dealt = deal(collection, Federation(), Seeds(0))
     truth = [i for i in dealt.clients[0] if dealt.labels[i] == 1][:3]
@@ -129,7 +129,7 @@ def test_look_alikes_are_of_other_patients_of_the_same_classes_one_each():
     assert {dealt.labels[i] for i in decoys} == {1}
 
 
-def test_each_class_of_the_round_has_look_alikes():
+def test_each_class_of_the_round_has_decoys():
     collection = cohort(patients=200, each=2)
     dealt = deal(collection, Federation(), Seeds(0))
     truth = [next(i for i in dealt.clients[0] if dealt.labels[i] == y) for y in (0, 1)]
@@ -137,7 +137,7 @@ def test_each_class_of_the_round_has_look_alikes():
     assert Counter(dealt.labels[i] for i in decoys) == {0: 10, 1: 10}
 
 
-def test_made_up_classes_part_no_look_alikes():
+def test_made_up_classes_part_no_decoys():
     collection = cohort(patients=40, each=5, classes=None)
     dealt = deal(collection, Federation(), Seeds(0))
     decoys = draw_decoys(collection, dealt, dealt.clients[0][:1], 99, Seeds(0))
@@ -189,7 +189,7 @@ def test_records_are_drawn_of_different_patients():
 def test_no_look_alike_is_an_error():
     collection = cohort(patients=4, each=1)
     dealt = deal(collection, Federation("random", 1), Seeds(0))
-    with pytest.raises(DataError, match="no look-alikes of class 'benign' are left"):
+    with pytest.raises(DataError, match="no decoys of class 'benign' are left"):
         draw_decoys(collection, dealt, dealt.clients[0], 9, Seeds(0))
 
 

@@ -53,7 +53,9 @@ class CIFAR(Dataset):
             for k, label in enumerate(part.targets)
         ]
         classes = tuple(parts["training"].classes)
-        return Collection(ImageSpec(3, (32, 32)), entries, classes, "natural images, no patients")
+        return Collection(
+            ImageSpec(3, (32, 32)), entries, classes, "natural images, no patients", "images"
+        )
 
     @classmethod
     def missing(cls) -> str:

@@ -161,7 +161,8 @@ def collect(
         for corner in _corners(scan, grids[k], cut, functools.partial(prepared, k))
     ]
     spec = ImageSpec(1, cut.space, _common_spacing(grids, cut), cut.bounds, unit)
-    return Collection(spec, entries, classes, note)
+    patients = "places in one subject" if cut.one_subject else "patients"
+    return Collection(spec, entries, classes, note, patients)
 
 
 def _corners(scan: Scan, grid: Grid, cut: Cut, voxels: Callable[[], Voxels]) -> Iterator[Corner]:

@@ -51,7 +51,7 @@ class Dermoscopy(Dataset):
     for 132 lesions. Diagnosis is not in the package; it is inferred from the order in which PH2
     lists its images, as far as the package kept that order (80 common nevi, 80 atypical nevi, 40
     melanomas), and is certain for 197. Patches without a label
-    are never records, nor look-alikes.
+    are never records, nor decoys.
 
     Attributes:
         labels: ``diagnosis``: common nevus, atypical nevus or melanoma; ``asymmetry``: of shape and
@@ -92,7 +92,7 @@ class Dermoscopy(Dataset):
             f"{rows.origin}; {known} of {LESIONS} lesions have a certain label, since the package "
             "lacks one lesion at an unknown place"
         )
-        return Collection(ImageSpec(3, (32, 32)), entries, rows.classes, note)
+        return Collection(ImageSpec(3, (32, 32)), entries, rows.classes, note, "lesions")
 
     @classmethod
     def missing(cls) -> str:

@@ -9,6 +9,7 @@ from medbreach.errors import DataError
 
 Labels = Literal["folders", "arbitrary"]
 
+ALONE_NOTE = "each image is taken for a patient of its own"
 IGNORED = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from medbreach.collection import Collection, Entry
 from medbreach.components import Dataset
 from medbreach.datasets.folders import (
+    ALONE_NOTE,
     Found,
     Labels,
     check_pattern,
@@ -82,8 +83,8 @@ class ImageFolder(Dataset):
             )
             for file in files
         ]
-        note = "" if self.patients else "each image is taken for a patient of its own"
-        return Collection(ImageSpec(channels, size), entries, classes, note)
+        note, patients = ("", "patients") if self.patients else (ALONE_NOTE, "images")
+        return Collection(ImageSpec(channels, size), entries, classes, note, patients)
 
     def _splits(self) -> dict[str, Path] | None:
         folders = {path.name: path for path in children(self.path) if path.is_dir()}

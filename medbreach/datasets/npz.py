@@ -15,6 +15,7 @@ from torch import Tensor
 
 from medbreach.collection import Collection, Entry
 from medbreach.components import Dataset
+from medbreach.datasets.folders import ALONE_NOTE
 from medbreach.errors import DataError
 from medbreach.types import ImageSpec
 
@@ -86,7 +87,7 @@ def open_npz(path: Path, classes: tuple[str, ...] | None, note: str = "") -> Col
         entries += _entries(path.name, short, labels, images, spec)
     top = max(entry.label or 0 for entry in entries)
     names = classes or tuple(f"class {k}" for k in range(max(top, 1) + 1))
-    return Collection(spec, entries, names, note or "each image is taken for a patient of its own")
+    return Collection(spec, entries, names, note or ALONE_NOTE, "images")
 
 
 def _entries(

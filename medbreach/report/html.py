@@ -13,7 +13,7 @@ from medbreach.report.cards import exhibit
 from medbreach.report.figures import figures
 from medbreach.report.groups import grouped
 from medbreach.report.phrasing import TIMES, legible, verdict_kind
-from medbreach.report.summary import Summary, limits, summarise, threat_model
+from medbreach.report.summary import Summary, decoys, limits, summarise, threat_model
 
 
 def render_html(record: RunRecord, redact: bool = False) -> str:
@@ -82,15 +82,21 @@ def _facts(summary: Summary) -> dict[str, str]:
     spec, images = header["images"]["spec"], header["images"]
     size = f" {TIMES} ".join(map(str, spec["space"]))
     channels = f"{spec['channels']} channel{'s' * (spec['channels'] != 1)}"
+    fewest, most = decoys(summary)
     unit = "pixels" if len(spec["space"]) == 2 else "voxels"
     return {
         "Case": case["name"],
         "Images": f"{case['data']['name']}: {size} {unit}, {channels}",
-        "Patients in the data set": f"{images['patients']}, with {images['entries']} images",
-        "Decoys for each record": str(images["decoys"]),
+        "Images in the data set": _population(images),
+        "Decoys of each record": f"{fewest} to {most}" if fewest != most else str(most),
         "Network": case["model"]["name"],
         "Run": f"{_moment(header['created'])}, on {header['device']}",
     }
+
+
+def _population(images: Mapping[str, Any]) -> str:
+    whose = f", of {images['patients']} {images['patients_are']}"
+    return f"{images['entries']}{whose if images['patients_are'] != 'images' else ''}"
 
 
 def _moment(iso: str) -> str:

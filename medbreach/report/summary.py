@@ -7,6 +7,7 @@ from medbreach.conclusion import Conclusion, conclude
 from medbreach.errors import RecordError
 from medbreach.record import HEADER, Line, RunRecord
 from medbreach.report.phrasing import sentence
+from medbreach.types import Role
 
 FEW_DECOYS: Final = 19  # with fewer, luck identifies more than one record in twenty
 _NEEDED: Final = ("created", "overrides", "resolved", "attempts", "images", "device", "software")
@@ -64,6 +65,18 @@ def threat_model(resolved: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def decoys(summary: Summary) -> tuple[int, int]:
+    """Return how many decoys a record has in this run, at least and at most."""
+    found = [
+        count
+        for line in summary.lines
+        for _, count in line.finding.pools
+        if line.finding.role is not Role.SOLVABLE
+    ]
+    found = found or [summary.header["images"]["decoys"]]
+    return min(found), max(found)
+
+
 def limits(summary: Summary) -> list[str]:
     """Return what the findings do not show, a sentence each."""
     images = summary.header["images"]
@@ -77,10 +90,11 @@ def limits(summary: Summary) -> list[str]:
         found.append(sentence(images["note"]))
     if not images["labelled"]:
         found.append("The data set has no labels; classes were made up at random.")
-    if images["decoys"] < FEW_DECOYS:
+    fewest, _ = decoys(summary)
+    if fewest < FEW_DECOYS:
         found.append(
-            f"With {images['decoys']} decoys, chance identifies one record in "
-            f"{images['decoys'] + 1}: more images would make the audit sharper."
+            f"With {fewest} decoys, chance identifies one record in {fewest + 1}: more images "
+            "would make the audit sharper."
         )
     absent = set(summary.resolved["audit"]["metrics"]) - {
         name for line in summary.lines for name in line.finding.scores

@@ -82,7 +82,7 @@ def tiny_case(space: tuple[int, ...] = (16, 16), channels: int = 3, **changes: A
 
 
 def tiny_sample(space: tuple[int, ...] = (16, 16), channels: int = 3, **changes: Any) -> Sample:
-    """Return the records, look-alikes and public images of a tiny case; arguments as there."""
+    """Return the records, decoys and public images of a tiny case; arguments as there."""
     case = tiny_case(space, channels, **changes)
     return draw(case, tiny_collection(space, channels), Seeds(0), DECOYS, PUBLIC)
 

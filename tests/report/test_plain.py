@@ -135,10 +135,13 @@ def test_protection(resolved):
 
 def test_limits_name_few_decoys_and_what_was_not_computed(edit, photographs):
     def change(header):
-        header["images"] |= {"decoys": 9, "labelled": False, "note": "one subject"}
+        header["images"] |= {"labelled": False, "note": "one subject"}
         header["resolved"]["audit"]["metrics"].append("another")
 
-    found = " ".join(limits(summarise(edit(photographs, change))))
+    def of_two_classes(lines):
+        return [line | {"pools": [[2, 9], [2, 30]]} for line in lines]
+
+    found = " ".join(limits(summarise(edit(photographs, change, of_two_classes))))
     assert "With 9 decoys, chance identifies one record in 10" in found
     assert "classes were made up" in found
     assert "One subject." in found
