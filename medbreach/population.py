@@ -28,7 +28,8 @@ class Federation:
     """How a data set's patients are dealt over clients.
 
     Attributes:
-        partition: ``balanced``: each client the same number of patients of each class;
+        partition: ``balanced``: each client the same number of patients of each class, those who
+            are left over having no part;
             ``unique-class``: each client one class; ``random``: at random, sizes equal;
             ``dirichlet``: class shares drawn from a Dirichlet distribution (non-IID).
         default_clients: Number of clients that the federation's patients are dealt over.

@@ -92,6 +92,8 @@ class ImageSpec:
         object.__setattr__(self, "std", self.std or (1.0,) * self.channels)
         if not len(self.mean) == len(self.std) == self.channels:
             raise ValueError(f"{self.channels} channels need as many means and deviations")
+        if not min(*self.std, *(self.spacing or (1.0,))) > 0:
+            raise ValueError(f"std {self.std} and spacing {self.spacing} must be positive")
 
     @property
     def shape(self) -> tuple[int, ...]:
