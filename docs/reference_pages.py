@@ -11,8 +11,8 @@ from mkdocs.structure.files import File, Files
 from medbreach import choices, plugins
 from medbreach.case import Case
 from medbreach.cli import program
+from medbreach.federation import Federation
 from medbreach.plan import Options
-from medbreach.population import Federation
 from medbreach.protocol import User
 from medbreach.reference import body, facts, first_line
 from medbreach.settings import describe

@@ -10,9 +10,9 @@ from medbreach import plugins
 from medbreach.case import Case
 from medbreach.components import Component, Dataset, Defense, Metric, Model
 from medbreach.errors import ConfigError
+from medbreach.federation import Federation
 from medbreach.models.user_network import UserNetwork
 from medbreach.plan import Options, Plan
-from medbreach.population import Federation
 from medbreach.protocol import User
 from medbreach.settings import build, nearest
 

@@ -9,10 +9,10 @@ from torch import Tensor
 from medbreach.collection import Affine, Collection
 from medbreach.components import Dataset, Model, Server
 from medbreach.errors import ConfigError
+from medbreach.federation import Federation
 from medbreach.models.small_cnn import SmallCNN
 from medbreach.population import (
     Deal,
-    Federation,
     deal,
     draw_decoys,
     draw_records,

@@ -12,8 +12,8 @@ import torch
 from medbreach.case import Case, draw
 from medbreach.collection import Collection, Entry
 from medbreach.datasets.brain_mr import BrainMR
+from medbreach.federation import Federation
 from medbreach.models.small_cnn import SmallCNN
-from medbreach.population import Federation
 from medbreach.protocol import User
 from medbreach.randomness import Seeds
 from medbreach.scoring import Scorer, identify

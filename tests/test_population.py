@@ -7,8 +7,8 @@ import torch
 
 from medbreach.collection import Collection, Entry
 from medbreach.errors import ConfigError, DataError
+from medbreach.federation import Federation
 from medbreach.population import (
-    Federation,
     deal,
     draw_decoys,
     draw_records,

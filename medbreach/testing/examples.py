@@ -17,8 +17,8 @@ from medbreach.collection import Collection, Entry
 from medbreach.components import ClientTask, Dataset, Defense
 from medbreach.datasets.brain_mr import BrainMR
 from medbreach.datasets.dermoscopy import Dermoscopy
+from medbreach.federation import Federation
 from medbreach.models.small_cnn import SmallCNN
-from medbreach.population import Federation
 from medbreach.protocol import User
 from medbreach.randomness import Seeds
 from medbreach.round import play

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from medbreach.datasets import medbreach_datasets
-from medbreach.population import Federation
+from medbreach.federation import Federation
 from medbreach.settings import attribute_docs, build
 
 CASES = Path(__file__).parents[2] / "cases" / "case" / "data"
