@@ -44,7 +44,7 @@ class Outcome(NamedTuple):
     Attributes:
         attempt: What was tried.
         finding: What it showed.
-        sample: The images that it was tried on; None if it came to nothing before.
+        sample: The images that it was tried on; None if it came to nothing.
         claims: What the attack claimed; None if it claimed nothing.
     """
 
@@ -182,7 +182,6 @@ def audit(
 
 def _attempt(bench: _Bench, attempt: Attempt, earlier: Iterable[Finding]) -> Outcome:
     plan = bench.plan
-    attack = plan.attacks[attempt.attack]
     blank = Finding(
         case=plan.case.name,
         server=plan.case.server.name,
@@ -194,36 +193,49 @@ def _attempt(bench: _Bench, attempt: Attempt, earlier: Iterable[Finding]) -> Out
         level=plan.levels.single,
         device=str(bench.device),
     )
-    sample = None
     try:
-        case = plan.case if attempt.role is not Role.SOLVABLE else _control_case(attack, plan.case)
-        sample = bench.sample(case, attempt.seed)
-        exchanges = bench.exchanges(case, attempt.seed, attempt.stack)
-        scorer = bench.scorer(sample)  # fitted before the attack runs
-        with measured(bench.device) as cost:
-            claims = _run(attack, exchanges, Seeds(attempt.seed))
-        scored = _scored(blank, scorer, claims, plan, attempt)
-    except NotApplicable as reason:
-        blank = replace(blank, verdict=Verdict.NOT_APPLICABLE, note=str(reason))
-        return Outcome(attempt, blank, sample, None)
-    except Refused as reason:
-        blank = replace(blank, verdict=Verdict.REFUSED, note=str(reason))
-        return Outcome(attempt, blank, sample, None)
-    except ContractError as fault:
-        return Outcome(attempt, replace(blank, note=str(fault)), sample, None)
-    except InputError as error:
-        if attempt.role is not Role.SOLVABLE or isinstance(error, RecordError):
-            raise
-        note = f"its control cannot be set up: {error}"
-        blank = replace(blank, verdict=Verdict.NOT_APPLICABLE, note=note)
-        return Outcome(attempt, blank, sample, None)
-    except Exception as error:  # one broken component must not end the audit
-        log.debug("%s failed", attempt.id, exc_info=True)
-        note = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        return Outcome(attempt, replace(blank, note=note), sample, None)
-    scored = replace(scored, seconds=cost.seconds, peak_memory_mb=cost.peak_memory_mb)
+        scored, sample, claims = _tried(bench, attempt, blank)
+    except Exception as error:  # noqa: BLE001 - one broken component must not end the audit
+        verdict, note = _why_not(error, attempt)
+        return Outcome(attempt, replace(blank, verdict=verdict, note=note), None, None)
     verdict, note = judge(scored, earlier)
     return Outcome(attempt, replace(scored, verdict=verdict, note=note), sample, claims)
+
+
+def _tried(
+    bench: _Bench, attempt: Attempt, blank: Finding
+) -> tuple[Finding, Sample, Reconstruction]:
+    """Play the attempt's round, attack it, and score the claims."""
+    plan, attack = bench.plan, bench.plan.attacks[attempt.attack]
+    case = plan.case if attempt.role is not Role.SOLVABLE else _control_case(attack, plan.case)
+    sample = bench.sample(case, attempt.seed)
+    exchanges = bench.exchanges(case, attempt.seed, attempt.stack)
+    scorer = bench.scorer(sample)  # fitted before the attack runs
+    with measured(bench.device) as cost:
+        claims = _run(attack, exchanges, Seeds(attempt.seed))
+    scored = _scored(blank, scorer, claims, plan, attempt)
+    scored = replace(scored, seconds=cost.seconds, peak_memory_mb=cost.peak_memory_mb)
+    return scored, sample, claims
+
+
+def _why_not(error: Exception, attempt: Attempt) -> tuple[Verdict, str]:
+    """Return the verdict on an attempt that came to nothing, and the reason.
+
+    Raises:
+        InputError: The input is unusable, for all attempts.
+    """
+    if isinstance(error, NotApplicable):
+        return Verdict.NOT_APPLICABLE, str(error)
+    if isinstance(error, Refused):
+        return Verdict.REFUSED, str(error)
+    if isinstance(error, ContractError):
+        return Verdict.FAILED, str(error)
+    if isinstance(error, InputError):
+        if attempt.role is not Role.SOLVABLE or isinstance(error, RecordError):
+            raise error
+        return Verdict.NOT_APPLICABLE, f"its control cannot be set up: {error}"
+    log.debug("%s failed", attempt.id, exc_info=error)
+    return Verdict.FAILED, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def _control_case(attack: Attack, case: Case) -> Case:
