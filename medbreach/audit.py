@@ -19,17 +19,19 @@ from medbreach.errors import (
     ContractError,
     DataError,
     InputError,
+    MedbreachError,
     ModelError,
     NotApplicable,
     RecordError,
     Refused,
+    in_a_line,
 )
 from medbreach.measure import measured
 from medbreach.parts import Part, finished
 from medbreach.plan import UNDEFENDED, Attempt, Plan
 from medbreach.progress import Watch, current, watched_by
 from medbreach.randomness import Seeds
-from medbreach.round import honest_network, play
+from medbreach.round import honest_network, planted, play
 from medbreach.scoring import Score, Scorer
 from medbreach.statistics import tail
 from medbreach.types import Exchange, Finding, Reconstruction, Role, Verdict
@@ -121,10 +123,13 @@ def check(plan: Plan, collection: Collection) -> Sample:
     _try_loss(plan.case, network, sample)
     public = sample.public if plan.case.server.has_external_data else sample.public[:0]
     try:
-        plan.case.server.plant(network, sample.spec, public, Seeds(0).stream("check"))
-    except (RuntimeError, MemoryError) as error:
-        why = " ".join(str(error).split())[:300]
-        raise ModelError(f"{plan.case.server.name} cannot change the network: {why}") from error
+        planted(plan.case.server, network, sample.spec, public, Seeds(0).stream("check"))
+    except MedbreachError:
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"{plan.case.server.name} cannot change the network: {in_a_line(error)}"
+        ) from error
     return sample
 
 
@@ -144,7 +149,7 @@ def _try_loss(case: Case, network: nn.Module, sample: Sample) -> None:
     except Exception as error:
         raise ModelError(
             f"the loss of {case.model.name} cannot be computed for {sample.classes} classes: "
-            f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            f"{in_a_line(error)}"
         ) from error
     if not math.isfinite(value):
         raise ModelError(f"the loss of {case.model.name} is {value} before any training")
@@ -212,7 +217,10 @@ def _tried(
     exchanges = bench.exchanges(case, attempt.seed, attempt.stack)
     scorer = bench.scorer(sample)  # fitted before the attack runs
     with measured(bench.device) as cost:
-        claims = _run(attack, exchanges, Seeds(attempt.seed))
+        try:
+            claims = _run(attack, exchanges, Seeds(attempt.seed))
+        except Refused as error:
+            raise ContractError(f"{attack.name} refused, which only a defense may") from error
     scored = _scored(blank, scorer, claims, plan, attempt)
     scored = replace(scored, seconds=cost.seconds, peak_memory_mb=cost.peak_memory_mb)
     return scored, sample, claims
@@ -235,7 +243,7 @@ def _why_not(error: Exception, attempt: Attempt) -> tuple[Verdict, str]:
             raise error
         return Verdict.NOT_APPLICABLE, f"its control cannot be set up: {error}"
     log.debug("%s failed", attempt.id, exc_info=error)
-    return Verdict.FAILED, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return Verdict.FAILED, in_a_line(error)
 
 
 def _control_case(attack: Attack, case: Case) -> Case:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from medbreach.errors import DataError
+from medbreach.errors import DataError, MedbreachError, in_a_line
 from medbreach.types import ImageSpec
 
 Affine = tuple[tuple[float, ...], ...]
@@ -56,10 +56,14 @@ class Collection:
     def __post_init__(self) -> None:
         if not self.entries:
             raise DataError("the data set holds no images")
-        top = len(self.classes or ())
-        wrong = next((e for e in self.entries if e.label is not None and e.label >= top), None)
-        if wrong is not None:
-            raise DataError(f"{wrong.place} has label {wrong.label}, but there are {top} classes")
+        labels = range(len(self.classes or ()))
+        for entry in self.entries:
+            if entry.label is not None and entry.label not in labels:
+                raise DataError(
+                    f"{entry.place} has label {entry.label}, but there are {len(labels)} classes"
+                )
+            if not entry.patient:
+                raise DataError(f"{entry.place} has no patient")
 
     def image(self, index: int) -> Float[Tensor, "channels *space"]:
         """Read one image.
@@ -68,7 +72,12 @@ class Collection:
             DataError: It is damaged, has the wrong shape, holds NaN, or is the same everywhere.
         """
         entry = self.entries[index]
-        image = entry.read().to(torch.float32)
+        try:
+            image = entry.read().to(torch.float32)
+        except MedbreachError:
+            raise
+        except Exception as error:
+            raise DataError(f"{entry.place} cannot be read: {in_a_line(error)}") from error
         if tuple(image.shape) != self.spec.shape:
             raise DataError(
                 f"{entry.place} has shape {tuple(image.shape)}, the others {self.spec.shape}"

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from medbreach.collection import Collection
-from medbreach.errors import ContractError, ModelError, NotApplicable
+from medbreach.errors import ContractError, MedbreachError, ModelError, NotApplicable, in_a_line
 from medbreach.randomness import lend_global
 from medbreach.types import (
     Batch,
@@ -343,19 +343,25 @@ class Model(Component):
             ModelError: It cannot be built, or fails on images of this shape.
         """
         with lend_global(rng):
-            model = self.build(spec, classes)
-            if not isinstance(model, nn.Module):
-                raise ModelError(f"{self.name} built a {type(model).__name__}, no torch network")
             try:
+                model = self._built(spec, classes)
                 with torch.no_grad():
                     outputs = model.eval()(torch.zeros(2, *spec.shape))
+            except MedbreachError:
+                raise
             except Exception as error:
                 shape = " x ".join(map(str, spec.shape))
                 raise ModelError(
                     f"{self.name} cannot take images of {shape} (channels first): "
-                    f"{' '.join(str(error).split())[:300]}"
+                    f"{in_a_line(error)}"
                 ) from error
         self._check_outputs(outputs, classes)
+        return model
+
+    def _built(self, spec: ImageSpec, classes: int) -> nn.Module:
+        model: object = self.build(spec, classes)
+        if not isinstance(model, nn.Module):
+            raise ModelError(f"{self.name} built a {type(model).__name__}, no torch network")
         return model
 
     def _check_outputs(self, outputs: Any, classes: int) -> None:

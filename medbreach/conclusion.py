@@ -179,6 +179,8 @@ def _reasons(findings: Sequence[Finding], cells: Sequence[Cell], missing: int) -
         if f.role is Role.BLIND and f.verdict is Verdict.INCONCLUSIVE:
             yield f"The control {f.attack} failed: {f.note}."
     for cell in cells:
+        if cell.verdict is Verdict.NO_LEAK:  # its seeds together answer what each leaves open
+            continue
         notes = {f.note for f in cell.findings if f.verdict in _EXPLAINED and f.note}
         for note in sorted(notes):
             yield f"{cell.attack}: {note}."

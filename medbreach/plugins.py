@@ -122,8 +122,11 @@ def announce(finding: Finding) -> None:
     """Tell every plugin of a finding; one that fails is warned about, since the audit goes on."""
     try:
         call("medbreach_finding", finding=finding)
-    except PluginError as error:
-        warnings.warn(str(error), PluginWarning, stacklevel=2)
+    except MedbreachError as error:
+        words = str(error)
+        if not isinstance(error, PluginError):
+            words = f"plugin failed in medbreach_finding: {words}"
+        warnings.warn(words, PluginWarning, stacklevel=2)
 
 
 def blocked() -> frozenset[str]:
@@ -271,6 +274,6 @@ def _check_blocked(names: AbstractSet[str]) -> None:
 def _import_problem(entry: metadata.EntryPoint) -> str:
     try:
         entry.load()
-    except Exception as error:  # noqa: BLE001 - whatever a stranger's module raises
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a stranger's module raises
         return f"{type(error).__name__} while importing {entry.module}: {error}"
     return ""

@@ -84,16 +84,29 @@ class User:
         if not 0 <= self.user_range[0] < self.user_range[1]:
             raise ValueError(f"user_range must rise from at least 0, got {list(self.user_range)}")
 
+        used = self._steps * self._records_per_step
+        if self.user_type != "local_gradient" and used < self.num_data_points:
+            raise ValueError(
+                f"{self._steps} local steps of batch size {self._records_per_step} leave "
+                f"{self.num_data_points - used} of {self.num_data_points} records unused: raise "
+                "num_local_updates or num_data_per_local_update_step, or set num_local_epochs"
+            )
+
     @property
     def recipe(self) -> Recipe | None:
         """How each client trains; None for the gradient of one batch."""
-        per_step = min(
-            self.num_data_per_local_update_step or self.num_data_points, self.num_data_points
-        )
-        steps = self.num_local_updates
-        if self.num_local_epochs is not None:
-            steps = self.num_local_epochs * -(-self.num_data_points // per_step)
-        one_step = self.user_type == "multiuser_aggregate" and steps == 1
+        one_step = self.user_type == "multiuser_aggregate" and self._steps == 1
         if self.user_type == "local_gradient" or one_step:
             return None
-        return Recipe(steps, per_step, self.local_learning_rate)
+        return Recipe(self._steps, self._records_per_step, self.local_learning_rate)
+
+    @property
+    def _records_per_step(self) -> int:
+        whole = self.num_data_points
+        return min(self.num_data_per_local_update_step or whole, whole)
+
+    @property
+    def _steps(self) -> int:
+        if self.num_local_epochs is None:
+            return self.num_local_updates
+        return self.num_local_epochs * -(-self.num_data_points // self._records_per_step)

@@ -3,19 +3,20 @@
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from medbreach.case import Case, Sample
-from medbreach.components import ClientTask, Defense, LocalTraining
+from medbreach.components import ClientTask, Defense, LocalTraining, Planted, Server
 from medbreach.errors import ContractError
 from medbreach.models.weights import load_weights
 from medbreach.protocol import User
 from medbreach.randomness import Seeds, lend_global
 from medbreach.servers.honest_but_curious import set_state
 from medbreach.training import LocalTrainer
-from medbreach.types import Batch, Exchange, Round, Update
+from medbreach.types import Batch, Exchange, ImageSpec, Round, Update
 
 
 def play(
@@ -37,11 +38,11 @@ def play(
     train = trainer(case, defenses)
     rounds: list[list[Round]] = []
     for query in range(case.server.num_queries):
-        sent, secret = case.server.plant(
-            copy.deepcopy(honest), sample.spec, public, seeds.stream(f"plant/{query}")
+        sent, secret = planted(
+            case.server, copy.deepcopy(honest), sample.spec, public, seeds.stream(f"plant/{query}")
         )
         for defense in defenses:
-            defense.vet(sent, sample.spec)
+            defense.vet(copy.deepcopy(sent), sample.spec)
         training = not case.server.provide_public_buffers
         updates = [
             train(_task(case, sample, k, sent, training, seeds, query, device))
@@ -55,6 +56,21 @@ def play(
         Exchange(sample.spec, sample.classes, case.model.loss(), tuple(seen), public)
         for seen in zip(*rounds, strict=True)
     )
+
+
+def planted(
+    server: Server, network: nn.Module, spec: ImageSpec, public: Tensor, rng: torch.Generator
+) -> Planted:
+    """Return what a server makes of the honest network.
+
+    Raises:
+        NotApplicable: The network has no place for what the server would plant.
+        ContractError: The server returns something else.
+    """
+    made: Any = server.plant(network, spec, public, rng)
+    if not (isinstance(made, Planted) and isinstance(made.model, nn.Module)):
+        raise ContractError(f"{server.name} returned a {type(made).__name__}, no Planted network")
+    return made
 
 
 def honest_network(case: Case, sample: Sample, seeds: Seeds) -> nn.Module:

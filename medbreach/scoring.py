@@ -1,7 +1,9 @@
 """Claims against the truth: who is identified, and how good the likeness is."""
 
+import contextlib
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,7 +14,7 @@ from torch import Tensor
 
 from medbreach.case import Sample
 from medbreach.components import Metric
-from medbreach.errors import NotApplicable
+from medbreach.errors import ContractError, NotApplicable, in_a_line
 from medbreach.metrics.ssim import pairwise_ssim
 from medbreach.randomness import Seeds
 from medbreach.statistics import wilson
@@ -144,28 +146,30 @@ class Scorer:
         claims = claim.images[[i for i, _ in paired]]
         shown = truth[[j for _, j in paired]]
         scores: dict[str, tuple[float | None, ...]] = {}
-        problems = {}
+        baselines, problems = {}, {}
         for metric in self.metrics:
             try:
                 values = metric(claims, shown, self.sample.spec).tolist()
+                baselines[metric.name] = self.baseline(metric)
             except NotApplicable:
                 continue
             except Exception as error:  # a broken description must not cost the attack's claims
                 log.debug("%s failed", metric.name, exc_info=True)
-                problems[metric.name] = " ".join(str(error).split())[:300]
+                problems[metric.name] = in_a_line(error)
                 continue
             by_record = dict(zip([j for _, j in paired], values, strict=True))
             scores[metric.name] = tuple(by_record.get(j) for j in range(records))
-        sound = [m for m in self.metrics if m.name in scores]
-        return Score(
-            found, scores, self.baselines(sound), self._identified_by(claim.images), problems
-        )
+        return Score(found, scores, baselines, self._identified_by(claim.images), problems)
 
-    def baselines(self, metrics: Iterable[Metric]) -> Mapping[str, Mapping[str, float]]:
+    def baseline(self, metric: Metric) -> Mapping[str, float]:
         """Return the median score of images that show nothing of a record.
 
         ``black``: least intensity everywhere; ``mean``: the mean public image; ``nearest_decoy``:
-        for each record, the decoy with the least mean squared error.
+        for each record, the decoy with the least mean squared error. One that the metric has no
+        number for is absent.
+
+        Raises:
+            NotApplicable: The metric does not work on such images.
         """
         truth, spec = self.sample.truth.images, self.sample.spec
         mse = torch.cdist(truth.flatten(1), self.sample.decoys.flatten(1))
@@ -174,12 +178,11 @@ class Scorer:
             "mean": self.sample.public.mean(0).expand_as(truth),
             "nearest_decoy": self.sample.decoys[mse.argmin(1)],
         }
-        return {
-            metric.name: {
-                name: float(metric(image, truth, spec).median()) for name, image in nothing.items()
-            }
-            for metric in metrics
-        }
+        found = {}
+        for name, image in nothing.items():
+            with contextlib.suppress(ContractError):
+                found[name] = statistics.median(metric(image, truth, spec).tolist())
+        return found
 
     def null(self, pool: Float[Tensor, "pool channels *space"], draws: int, seeds: Seeds) -> Rate:
         """Return how often blind claims identify a record, over many draws.

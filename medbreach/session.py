@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import logging
 import platform
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +19,16 @@ from medbreach.assembly import assemble
 from medbreach.audit import audit, check
 from medbreach.case import Sample
 from medbreach.collection import Collection
-from medbreach.errors import ContractError, ModelError, NotApplicable, RecordError
+from medbreach.components import Dataset
+from medbreach.errors import (
+    ContractError,
+    DataError,
+    MedbreachError,
+    ModelError,
+    NotApplicable,
+    RecordError,
+    in_a_line,
+)
 from medbreach.models.user_network import UserNetwork
 from medbreach.plan import Attempt, Plan
 from medbreach.progress import FileWatch, Watch
@@ -32,6 +42,8 @@ PACKAGES = (
 )  # fmt: skip
 
 Settings = Mapping[str, Any]
+
+log = logging.getLogger(__name__)
 
 
 class Follower:
@@ -73,7 +85,7 @@ def prepare(
         InputError: Something does not fit; nothing has been written.
     """
     plan = assemble(settings, user_network)
-    collection = plan.case.dataset.open()
+    collection = _opened(plan.case.dataset)
     if user_network is not None:
         plan, collection = _with_the_channels_of(user_network, plan, collection)
     try:
@@ -81,6 +93,26 @@ def prepare(
     except (NotApplicable, ContractError) as error:
         raise ModelError(str(error)) from error
     return Session(plan, collection, sample, device)
+
+
+def _opened(dataset: Dataset) -> Collection:
+    """Return a data set's images.
+
+    Raises:
+        DataError: Its code fails, or returns something else.
+    """
+    try:
+        collection = dataset.open()
+    except MedbreachError:
+        raise
+    except Exception as error:
+        log.debug("%s failed", dataset.name, exc_info=True)
+        raise DataError(
+            f"the images of {dataset.name} cannot be opened: {in_a_line(error)}"
+        ) from error
+    if not isinstance(collection, Collection):
+        raise DataError(f"{dataset.name} returned a {type(collection).__name__}, no Collection")
+    return collection
 
 
 def header(

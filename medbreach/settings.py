@@ -6,6 +6,7 @@ A component's fields are its settings. Nothing here knows where the data come fr
 import dataclasses
 import difflib
 import inspect
+import math
 import re
 import types
 import typing
@@ -167,7 +168,15 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
         value = Path(value).expanduser()
     if not _fits(value, hint):
         raise ConfigError(f"{where} must be {wanted(hint)}, got {_shown(value)}")
+    if not _is_finite(value):
+        raise ConfigError(f"{where} must be finite, got {_shown(value)}")
     return _with_floats(value, hint)
+
+
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _fits(value: Any, hint: Any) -> bool:

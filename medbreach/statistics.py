@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 from scipy.special import betaincinv
 
 from medbreach.types import Rate
@@ -86,27 +87,29 @@ def masses(pools: Iterable[tuple[int, int]]) -> list[float]:
     return total
 
 
+def tail_of_draws(identified: int, pools: Iterable[tuple[int, int]], draws: int) -> float:
+    """Return the probability at most of so many identified records, or more, in many draws.
+
+    Args:
+        identified: Records identified in all draws together.
+        pools: Records and decoys of each class, whose parts each draw deals anew.
+        draws: Number of draws.
+
+    >>> round(tail_of_draws(1, [Pool(1, 9)], 2), 6)
+    0.19
+    """
+    one = np.array(masses(pools))
+    size = (len(one) - 1) * draws + 1
+    mass = np.fft.irfft(np.fft.rfft(one, size) ** draws, size)
+    return 1.0 if identified <= 0 else float(np.clip(mass[identified:].sum(), 0.0, 1.0))
+
+
 def _top(count: int, records: int, decoys: int) -> float:
     """Return the probability that the highest ``count`` images are all records."""
     return math.prod(
         ((records - i) / (records + decoys - i) if i < records else 0.0 for i in range(count)),
         start=1.0,
     )
-
-
-def binomial_tail(count: int, total: int, share: float) -> float:
-    """Return the probability of at least ``count`` of ``total`` independent events."""
-    if count <= 0:
-        return 1.0
-    logs = [
-        math.lgamma(total + 1)
-        - math.lgamma(k + 1)
-        - math.lgamma(total - k + 1)
-        + k * math.log(share)
-        + (total - k) * math.log1p(-share)
-        for k in range(count, total + 1)
-    ]
-    return min(1.0, math.fsum(math.exp(v) for v in logs))
 
 
 def _point_masses(records: int, decoys: int) -> list[float]:

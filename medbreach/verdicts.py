@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 
-from medbreach.statistics import binomial_tail, chance, tail
+from medbreach.statistics import chance, tail, tail_of_draws
 from medbreach.types import Finding, Role, Verdict
 
 BROKEN_SCORING = 1e-3  # a blind control's p-value under which the scoring itself is doubted
@@ -59,8 +59,8 @@ def is_doubtful(blind: Finding) -> bool:
     null = blind.null
     if null is None or blind.p_value is None:
         return False
-    often = binomial_tail(null.count, null.total, chance(blind.decoys)) < BROKEN_SCORING
-    return often or blind.p_value < BROKEN_SCORING
+    often = tail_of_draws(null.count, blind.pools, null.total // blind.records)
+    return min(often, blind.p_value) < BROKEN_SCORING
 
 
 def _judge_solvable(finding: Finding) -> tuple[Verdict, str]:

@@ -293,7 +293,7 @@ def test_a_broken_defense_does_not_hide_what_leaks_without_it(installed, tmp_pat
     ("score", "note"),
     [
         ("(claim - truth).mean() * torch.nan", "bad returned no number for each of 1 records"),
-        ("claim.nowhere", "'Tensor' object has no attribute 'nowhere'"),
+        ("claim.nowhere", "AttributeError: 'Tensor' object has no attribute 'nowhere'"),
     ],
 )
 def test_a_broken_metric_is_named_and_hides_no_leak(installed, tmp_path, score, note):

@@ -3,18 +3,20 @@
 from dataclasses import replace
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 
 from medbreach.case import Case, draw
 from medbreach.components import Metric
 from medbreach.datasets.dermoscopy import Dermoscopy
+from medbreach.errors import NotApplicable
 from medbreach.metrics import MSE, PSNR, SSIM
 from medbreach.models.small_cnn import SmallCNN
 from medbreach.protocol import User
 from medbreach.randomness import Seeds
 from medbreach.scoring import Scorer, identify
-from medbreach.statistics import binomial_tail, chance
+from medbreach.statistics import tail_of_draws
 from medbreach.types import Reconstruction
 from medbreach.whitening import Whitening, correlation
 
@@ -86,8 +88,7 @@ def test_the_null_of_blind_claims_lies_at_chance(scorer):
     for pool in (sample.public, sample.public.mean(0, keepdim=True)):
         null = scorer.null(pool, draws=400, seeds=Seeds(0))
         assert null.total == 400 * 4
-        highest = chance(min(p.decoys for p in sample.pools))
-        assert binomial_tail(null.count, null.total, highest) > 1e-3
+        assert tail_of_draws(null.count, sample.pools, 400) > 1e-3
 
 
 class Broken(Metric):
@@ -105,14 +106,49 @@ def test_a_broken_metric_costs_its_own_scores_only(scorer):
     score = spoiled.score(Reconstruction(scorer.sample.truth.images))
     assert all(score.identification.identified)
     assert set(score.scores) == {"psnr"}
-    assert score.problems == {"broken": "no such thing"}
+    assert score.problems == {"broken": "RuntimeError: no such thing"}
+
+
+class Correlation(Metric):
+    """It has no number for a constant image."""
+
+    name: ClassVar[str] = "correlation"
+    source: ClassVar[str] = "tests"
+    unit: ClassVar[str] = "1"
+    better: ClassVar[str] = "higher"
+
+    def run(self, claim, truth, spec):
+        pairs = zip(claim.flatten(1), truth.flatten(1), strict=True)
+        return torch.stack([torch.corrcoef(torch.stack(pair))[0, 1] for pair in pairs])
+
+
+class Absent(Broken):
+    name: ClassVar[str] = "absent"
+
+    def run(self, claim, truth, spec):
+        raise NotApplicable("its weights are not here")
+
+
+def test_a_metric_without_a_number_for_black_images_has_no_such_baseline(scorer):
+    spoiled = replace(scorer, metrics=(Correlation(),))
+    score = spoiled.score(Reconstruction(scorer.sample.truth.images))
+    assert score.scores["correlation"] == pytest.approx((1.0,) * 4)
+    assert set(score.baselines["correlation"]) == {"mean", "nearest_decoy"}
+
+
+def test_no_claims_and_a_metric_that_does_not_apply(scorer):
+    spoiled = replace(scorer, metrics=(Absent(), PSNR()))
+    score = spoiled.score(Reconstruction(torch.empty(0, *scorer.sample.spec.shape)))
+    assert score.identification.identified == (False,) * 4
+    assert score.scores == {"psnr": (None,) * 4}
+    assert set(score.baselines) == {"psnr"}
 
 
 def test_baselines_are_the_metrics_of_images_that_show_nothing(scorer):
     sample = scorer.sample
     black = torch.full_like(sample.truth.images, sample.spec.bounds[0])
-    expected = float(PSNR()(black, sample.truth.images, sample.spec).median())
-    baselines = scorer.baselines(scorer.metrics)
+    expected = np.median(PSNR()(black, sample.truth.images, sample.spec))
+    baselines = {metric.name: scorer.baseline(metric) for metric in scorer.metrics}
     assert baselines["psnr"]["black"] == pytest.approx(expected)
     assert set(baselines["ssim"]) == {"black", "mean", "nearest_decoy"}
     assert baselines["mse"]["mean"] < baselines["mse"]["black"]

@@ -2,11 +2,12 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
 
-from medbreach.statistics import Pool, binomial_tail, chance, masses, tail, wilson
+from medbreach.statistics import Pool, chance, masses, tail, tail_of_draws, wilson
 
 
 @pytest.mark.parametrize(("count", "total"), [(0, 4), (2, 4), (4, 4), (1, 100), (37, 200)])
@@ -50,7 +51,11 @@ def test_nothing_found_is_no_surprise():
     assert sum(masses([Pool(4, 9), Pool(2, 5)])) == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize(("count", "total", "share"), [(0, 5, 0.1), (3, 10, 0.2), (800, 900, 0.5)])
-def test_binomial_tail_equals_scipy(count, total, share):
-    expected = stats.binom.sf(count - 1, total, share)
-    assert binomial_tail(count, total, share) == pytest.approx(expected, rel=1e-6)
+def test_the_tail_of_many_draws_is_a_convolution():
+    pools = [Pool(4, 9), Pool(2, 5)]
+    total = [1.0]
+    for _ in range(30):
+        total = list(np.convolve(total, masses(pools)))
+    for count in (0, 1, 20, 40, 180):
+        expected = sum(total[count:])
+        assert tail_of_draws(count, pools, 30) == pytest.approx(expected, abs=1e-12)

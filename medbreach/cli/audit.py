@@ -205,6 +205,10 @@ def exit_code(conclusion: "Conclusion", fail_on: float) -> int:
     from medbreach.conclusion import share_leaked
     from medbreach.types import Verdict
 
-    if conclusion.verdict is Verdict.LEAK:
-        return Exit.LEAK if share_leaked(conclusion) >= fail_on else Exit.NO_LEAK
-    return Exit.NO_LEAK if conclusion.verdict is Verdict.NO_LEAK else Exit.INCONCLUSIVE
+    if conclusion.verdict is Verdict.LEAK and share_leaked(conclusion) >= fail_on:
+        return Exit.LEAK
+    settled = (Verdict.LEAK, Verdict.NO_LEAK, Verdict.REFUSED)
+    open_question = conclusion.verdict not in settled or any(
+        cell.verdict not in settled for cell in conclusion.cells
+    )
+    return Exit.INCONCLUSIVE if open_question else Exit.NO_LEAK

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from medbreach.components import Model
-from medbreach.errors import ModelError
+from medbreach.errors import ModelError, in_a_line
 from medbreach.randomness import lend_global
 from medbreach.types import ImageSpec, LossFunction
 
@@ -93,7 +93,7 @@ class UserNetwork(Model):
         except ModelError:
             raise
         except (Exception, SystemExit) as error:
-            raise ModelError(f"{self._label} failed: {_told(error)}") from error
+            raise ModelError(f"{self._label} failed: {in_a_line(error)}") from error
         if not isinstance(made, nn.Module):
             raise ModelError(f"{self._label} must return a network, not {type(made).__name__}")
         return made
@@ -136,7 +136,7 @@ class UserNetwork(Model):
                 spec.loader.exec_module(module)
         except (Exception, SystemExit) as error:
             del sys.modules[module_name]
-            raise ModelError(f"{self.path.name} cannot be imported: {_told(error)}") from error
+            raise ModelError(f"{self.path.name} cannot be imported: {in_a_line(error)}") from error
         finally:
             with contextlib.suppress(ValueError):  # the user's file may have removed it
                 sys.path.remove(str(self.path.parent))
@@ -163,8 +163,3 @@ def _accepted(factory: Callable[..., Any], label: str) -> list[str]:
             "give the others defaults"
         )
     return [p.name for p in named if p.name in OFFERED]
-
-
-def _told(error: BaseException) -> str:
-    """Return what went wrong in the user's code on one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -1,13 +1,13 @@
 """The report for continuous integration: JUnit XML."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 from xml.etree import ElementTree as ET
 
 from medbreach.record import RunRecord
 from medbreach.report.phrasing import legible
 from medbreach.report.summary import summarise
-from medbreach.types import Finding, Verdict
+from medbreach.types import Finding, Role, Verdict
 
 _OUTCOMES: Final = {
     Verdict.LEAK: "failure",
@@ -20,15 +20,21 @@ _OUTCOMES: Final = {
 def render_junit(record: RunRecord, redact: bool = False) -> str:
     """Return a run as one test suite: the verdict, every finding, and what is still missing.
 
-    A leak is a failure; what is inconclusive, failed or missing is an error.
+    A leak is a failure; what is inconclusive, failed or missing is an error. A seed that is
+    inconclusive by itself is skipped if all seeds together are not.
     """
     del redact
     summary = summarise(record)
     name = f"medbreach.{summary.resolved['case']['name']}"
     conclusion = summary.conclusion
+    answered = {
+        (cell.attack, cell.defenses)
+        for cell in conclusion.cells
+        if cell.verdict in (Verdict.LEAK, Verdict.NO_LEAK)
+    }
     cases = [
         _case(name, "verdict", _OUTCOMES.get(conclusion.verdict), conclusion.sentence),
-        *(_finding_case(line.id, line.finding) for line in summary.lines),
+        *(_finding_case(line.id, line.finding, answered) for line in summary.lines),
         *(_case(name, attempt, "error", "no finding yet") for attempt in summary.missing),
     ]
     seconds = sum((line.finding.seconds for line in summary.lines), 0.0)
@@ -55,10 +61,15 @@ def _count(cases: Iterable[ET.Element], kind: str) -> int:
     return sum(case.find(kind) is not None for case in cases)
 
 
-def _finding_case(identity: str, finding: Finding) -> ET.Element:
+def _finding_case(
+    identity: str, finding: Finding, answered: Collection[tuple[str, tuple[str, ...]]]
+) -> ET.Element:
     found = f"{sum(finding.identified)} of {finding.records} records identified"
     message = f"{finding.verdict}: {finding.note or found}"
     kind = _OUTCOMES.get(finding.verdict)
+    inconclusive = finding.role is Role.ATTACK and finding.verdict is Verdict.INCONCLUSIVE
+    if inconclusive and (finding.attack, finding.defenses) in answered:
+        kind = "skipped"
     return _case(f"medbreach.{finding.case}", identity, kind, message, finding.seconds)
 
 

@@ -5,8 +5,10 @@ from typing import Any, Final, NamedTuple
 
 from medbreach.conclusion import Conclusion, conclude
 from medbreach.errors import RecordError
+from medbreach.protocol import User
 from medbreach.record import HEADER, Line, RunRecord
 from medbreach.report.phrasing import sentence
+from medbreach.settings import build
 from medbreach.types import Role
 
 FEW_DECOYS: Final = 19  # with fewer, luck identifies more than one record in twenty
@@ -139,19 +141,20 @@ def _clients_words(user: Mapping[str, Any]) -> str:
 
 
 def _update_words(user: Mapping[str, Any]) -> str:
-    steps, epochs = user["num_local_updates"], user["num_local_epochs"]
-    several = user["user_type"] == "multiuser_aggregate"
-    if user["user_type"] == "local_gradient" or (several and steps == 1 and epochs is None):
+    recipe = build(User, user, "case.user").recipe
+    if recipe is None:
         return (
             "The gradient of one batch: for each weight of the network, how it would have to "
             "change to fit the client's records."
         )
-    how = _counted(epochs, "pass", "passes") if epochs else _counted(steps, "step", "steps")
-    per_step = user["num_data_per_local_update_step"] or user["num_data_points"]
-    of = "over the client's records, in batches" if epochs else "of local training, each on a batch"
+    epochs = user["num_local_epochs"]
+    if epochs:
+        how = f"{_counted(epochs, 'pass', 'passes')} over the client's records, in batches"
+    else:
+        how = f"{_counted(recipe.steps, 'step', 'steps')} of local training, each on a batch"
     return (
-        f"How the client's weights changed: {how} {of} of {min(per_step, user['num_data_points'])} "
-        f"at learning rate {user['local_learning_rate']:g}."
+        f"How the client's weights changed: {how} of {recipe.records_per_step} at learning rate "
+        f"{recipe.lr:g}."
     )
 
 

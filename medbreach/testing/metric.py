@@ -20,7 +20,8 @@ def check_metric(
 ) -> None:
     """Check that a metric keeps the contract.
 
-    Each record has a score of its own, a number; a record's copy scores better than other images.
+    Each record has a score of its own, a number, for a black claim too; a record's copy scores
+    better than other images.
 
     Args:
         metric: Its class.
@@ -62,6 +63,7 @@ def _check_form(metric: Metric, form: Form) -> str:
             [metric(others[i : i + 1], truth[i : i + 1], spec) for i in range(RECORDS)]
         )
         none = metric(others[:0], truth[:0], spec)
+        metric(torch.full_like(truth, spec.bounds[0]), truth, spec)
     require(
         _all_better(metric, copies, scores),
         f"{who} says {metric.better} is better, but an exact copy scores {copies.tolist()} and "
