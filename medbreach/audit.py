@@ -24,7 +24,6 @@ from medbreach.errors import (
     NotApplicable,
     RecordError,
     Refused,
-    in_a_line,
 )
 from medbreach.measure import measured
 from medbreach.parts import Part, finished
@@ -34,6 +33,7 @@ from medbreach.randomness import Seeds
 from medbreach.round import honest_network, planted, play
 from medbreach.scoring import Score, Scorer
 from medbreach.statistics import tail
+from medbreach.text import in_a_line
 from medbreach.types import Exchange, Finding, Reconstruction, Role, Verdict
 from medbreach.verdicts import judge
 

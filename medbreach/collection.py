@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from medbreach.errors import DataError, MedbreachError, in_a_line
+from medbreach.errors import DataError, MedbreachError
+from medbreach.text import in_a_line
 from medbreach.types import ImageSpec
 
 Affine = tuple[tuple[float, ...], ...]

@@ -15,8 +15,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from medbreach.collection import Collection
-from medbreach.errors import ContractError, MedbreachError, ModelError, NotApplicable, in_a_line
+from medbreach.errors import ContractError, MedbreachError, ModelError, NotApplicable
 from medbreach.randomness import lend_global
+from medbreach.text import in_a_line
 from medbreach.types import (
     Batch,
     Exchange,

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from medbreach.settings import plain
+from medbreach.text import file_name
 from medbreach.types import Finding, Rate, Role, Verdict
 
 _TEXTS: Final = {"case", "server", "attack", "defenses", "role", "verdict", "note", "device"}
@@ -62,11 +63,15 @@ def line_from_json(text: str) -> Line:
         found["role"], found["verdict"] = Role(found["role"]), Verdict(found["verdict"])
         if found.get("null") is not None:
             found["null"] = Rate(**found["null"])
-        return Line(str(values["id"]), str(values["sample"]), Finding(**found))
+        line = Line(str(values["id"]), str(values["sample"]), Finding(**found))
     except KeyError as error:
         raise ValueError(f"it has no {error.args[0]}") from error
     except TypeError as error:
         raise ValueError("a value is missing or has the wrong type") from error
+    for name in (line.id, line.sample):
+        if name != file_name(name):  # it becomes part of a path
+            raise ValueError(f"{name!r} is no name of an attempt or its images")
+    return line
 
 
 def _decode(value: Any, key: str = "") -> Any:

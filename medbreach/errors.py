@@ -5,16 +5,6 @@ class MedbreachError(Exception):
     """Base of every error raised on purpose; its message is one sentence for the user."""
 
 
-def in_a_line(error: BaseException) -> str:
-    r"""Return what an exception says, short and in one line; its type if it is somebody else's.
-
-    >>> in_a_line(ValueError("two\nlines"))
-    'ValueError: two lines'
-    """
-    words = " ".join(str(error).split())[:300]
-    return words if isinstance(error, MedbreachError) else f"{type(error).__name__}: {words}"
-
-
 class InputError(MedbreachError):
     """The user asked for something that cannot be done; the program ends with exit code 2."""
 

@@ -1,6 +1,6 @@
 """What an audit will do, before it does anything."""
 
-import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -8,10 +8,12 @@ from typing import NamedTuple
 from medbreach.case import Case
 from medbreach.components import Attack, Defense, Metric
 from medbreach.errors import ConfigError
+from medbreach.text import file_name
 from medbreach.types import Role
 
 BLIND = ("blind_guess", "random_public_image")
 UNDEFENDED = "none"
+MOST_SEEDS = 1000
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,9 @@ class Options:
     checkpoint_seconds: float = 15.0
 
     def __post_init__(self) -> None:
-        if not self.seed_numbers:
-            raise ValueError("seeds must name at least one seed")
+        count = self.seeds if isinstance(self.seeds, int) else len(self.seeds)
+        if not 1 <= count <= MOST_SEEDS:
+            raise ValueError(f"seeds must be 1 to {MOST_SEEDS} seeds, got {count}")
         if self.decoys < 1:
             raise ValueError(f"decoys must be at least 1, got {self.decoys}")
         if self.public < 2:
@@ -80,7 +83,7 @@ class Attempt:
     def id(self) -> str:
         """Name of the attempt, fit for a file name and unique in its run."""
         words = (self.role.split()[0], self.attack, self.stack, f"seed{self.seed}")
-        return "--".join(re.sub(r"[^\w.+-]", "_", word) for word in words)
+        return "--".join(map(file_name, words))
 
 
 class Levels(NamedTuple):
@@ -133,7 +136,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         ids = [attempt.id for attempt in self.attempts()]
-        twice = next((one for one in ids if ids.count(one) > 1), None)
+        twice = next((one for one, count in Counter(ids).items() if count > 1), None)
         if twice is not None:
             raise ConfigError(f"two attempts would both be recorded as {twice}: rename one")
 

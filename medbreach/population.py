@@ -53,16 +53,16 @@ def deal(collection: Collection, federation: Federation, seeds: Seeds) -> Deal:
     """
     labels, classes = _labels(collection, federation, seeds)
     insiders, public = _split(collection, federation, seeds)
-    labelled = {
-        patient: [i for i in indices if labels[i] is not None]
+    inside = {
+        patient: _of_one_class(indices, labels, mixed=collection.classes is None)
         for patient, indices in insiders.items()
     }
-    labelled = {patient: indices for patient, indices in labelled.items() if indices}
-    of_class = {patient: labels[indices[0]] or 0 for patient, indices in labelled.items()}
+    inside = {patient: indices for patient, indices in inside.items() if indices}
+    of_class = {patient: labels[indices[0]] or 0 for patient, indices in inside.items()}
     owners = partition(of_class, classes, federation, seeds)
-    clients = tuple(tuple(i for patient in owned for i in labelled[patient]) for owned in owners)
+    clients = tuple(tuple(i for patient in owned for i in inside[patient]) for owned in owners)
     dealt = {i for client in clients for i in client}
-    rest = tuple(i for i in _patients_in_turn(insiders) if i not in dealt)
+    rest = tuple(i for i in _patients_in_turn(inside) if i not in dealt)
     groups = tuple(-1 if y is None else y if collection.classes else 0 for y in labels)
     return Deal(labels, classes, clients, _patients_in_turn(public), rest, groups)
 
@@ -155,6 +155,18 @@ def _labels(
     return tuple(made_up.tolist()), classes
 
 
+def _of_one_class(
+    indices: Sequence[int], labels: Sequence[int | None], *, mixed: bool
+) -> list[int]:
+    """Return a patient's labelled images; unless they may be mixed, those of the first's class.
+
+    A patient with images of several classes has a part in one of them only, as record and as decoy
+    alike.
+    """
+    known = [i for i in indices if labels[i] is not None]
+    return known if mixed else [i for i in known if labels[i] == labels[known[0]]]
+
+
 def _by_patient(collection: Collection, indices: Sequence[int]) -> Patients:
     patients: Patients = {}
     for i in indices:
@@ -202,7 +214,13 @@ def _split(
             for p, indices in patients.items()
             if p in inside
         }
-        return own, {p: indices for p, indices in patients.items() if p not in inside}
+        public = {p: indices for p, indices in patients.items() if p not in inside}
+        if sum(map(len, public.values())) < 2:
+            raise DataError(
+                "too few images are left for the public: it takes 2 of patients who have none in "
+                f"the split {wanted!r}; set case.data.examples_from_split=null"
+            )
+        return own, public
     names = list(patients)
     cut = max(2, min(len(names) - 2, round(len(names) * federation.public_share)))
     return {p: patients[p] for p in names[cut:]}, {p: patients[p] for p in names[:cut]}

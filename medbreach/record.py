@@ -37,6 +37,7 @@ from medbreach.storage import (
     volume_to_bytes,
     write_whole,
 )
+from medbreach.text import file_name
 from medbreach.types import SCHEMA, Finding, ImageSpec, Reconstruction, Role
 
 HEADER: Final = "run.json"
@@ -233,7 +234,7 @@ class RunRecord:
         """
         attempt = outcome.attempt
         control = f"{attempt.attack}-" if attempt.role is Role.SOLVABLE else ""
-        name = f"{control}seed{attempt.seed}".replace("/", "_")
+        name = file_name(f"{control}seed{attempt.seed}")
         file = self.folder / SAMPLES / f"{name}.npz"
         truth = sample.truth
         if not file.exists():

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from medbreach.case import Sample
 from medbreach.components import Metric
-from medbreach.errors import ContractError, NotApplicable, in_a_line
+from medbreach.errors import ContractError, NotApplicable
 from medbreach.metrics.ssim import pairwise_ssim
 from medbreach.randomness import Seeds
 from medbreach.statistics import wilson
+from medbreach.text import in_a_line
 from medbreach.types import ImageSpec, Rate, Reconstruction
 from medbreach.whitening import Whitening, correlation
 

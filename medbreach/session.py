@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import hashlib
+import json
 import logging
 import platform
 import subprocess
@@ -20,6 +22,7 @@ from medbreach.audit import audit, check
 from medbreach.case import Sample
 from medbreach.collection import Collection
 from medbreach.components import Dataset
+from medbreach.encoding import encode
 from medbreach.errors import (
     ContractError,
     DataError,
@@ -27,13 +30,13 @@ from medbreach.errors import (
     ModelError,
     NotApplicable,
     RecordError,
-    in_a_line,
 )
 from medbreach.models.user_network import UserNetwork
 from medbreach.plan import Attempt, Plan
 from medbreach.progress import FileWatch, Watch
 from medbreach.record import RunRecord
 from medbreach.settings import plain
+from medbreach.text import in_a_line
 from medbreach.types import Finding
 
 PACKAGES = (
@@ -130,6 +133,7 @@ def header(
         "resolved": _resolved(plan, settings),
         "attempts": [a.id for a in plan.attempts()],
         "user_network": user_network and _user_network(user_network),
+        "weights_sha256": _digest(plan.case.weights),
         "images": _images(session),
         "device": str(session.device),
         "software": software(),
@@ -190,6 +194,16 @@ def _check_same(record: RunRecord, session: Session) -> None:
         raise RecordError(
             f"{record.folder} was planned by another version of medbreach or its plugins"
         )
+    if header.get("weights_sha256") != _digest(session.plan.case.weights):
+        raise RecordError(
+            f"{session.plan.case.weights} is not the weights file that {record.folder} began with"
+        )
+    resolved = encode(_resolved(session.plan, header["settings"]))
+    if header.get("resolved") != json.loads(json.dumps(resolved)):
+        raise RecordError(
+            f"{record.folder} was begun by another version of medbreach or its plugins, with other "
+            "defaults"
+        )
     began, now = header.get("images"), _images(session)
     if isinstance(began, dict):
         for key in ("source", "labelled", "entries", "patients", "public", "decoys"):
@@ -228,6 +242,12 @@ def _with_the_channels_of(
     fitted = dataclasses.replace(dataset, channels=wanted)
     case = dataclasses.replace(plan.case, dataset=fitted)
     return dataclasses.replace(plan, case=case), fitted.open()
+
+
+def _digest(file: str | None) -> str | None:
+    if file is None:
+        return None
+    return hashlib.sha256(Path(file).expanduser().read_bytes()).hexdigest()
 
 
 def _user_network(network: UserNetwork) -> dict[str, str]:

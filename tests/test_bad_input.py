@@ -19,7 +19,9 @@ from pydicom.data import get_testdata_file
 from pydicom.uid import generate_uid
 from running import run_program
 
+from medbreach.models.mlp import MLP
 from medbreach.record import RunRecord
+from medbreach.types import ImageSpec
 
 QUICK = (
     "case/server=malicious-model-rtf", "attack=imprint", "audit.null_draws=2",
@@ -738,6 +740,44 @@ def test_resuming_with_other_attempts(copied):
     assert sentence_of(run_program("resume", copied)).startswith(
         f"{copied} was planned by another version of medbreach or its plugins"
     )
+
+
+def test_resuming_with_other_defaults(copied):
+    header = json.loads((copied / "run.json").read_text())
+    header["resolved"]["case"]["user"]["local_learning_rate"] = 7.0
+    (copied / "run.json").write_text(json.dumps(header))
+    assert sentence_of(run_program("resume", copied)).startswith(
+        f"{copied} was begun by another version of medbreach or its plugins, with other defaults"
+    )
+
+
+def test_resuming_with_other_weights(tmp_path):
+    file, folder = tmp_path / "weights.pt", tmp_path / "run"
+    network = MLP(width=4).build(ImageSpec(1, (4, 8, 8)), 2)
+    torch.save(network.state_dict(), file)
+    settings = (
+        "case=brain_mr_3d", "case.data.space=[4,8,8]", "case.model=mlp", "case.model.width=4",
+        f"case.weights={file}", "attack=analytic", "audit.metrics=[mse]", "--device", "cpu",
+    )  # fmt: skip
+    assert run_program("audit", "--out", folder, *settings).code in (0, 1, 3)
+    unfinished(folder)
+    torch.save({k: v + 1 for k, v in network.state_dict().items()}, file)
+    assert sentence_of(run_program("resume", folder)).startswith(
+        f"{file} is not the weights file that {folder} began with"
+    )
+
+
+def test_a_finding_that_names_files_elsewhere(copied, tmp_path):
+    """Resuming removes the checkpoints of what is done: nothing outside the folder."""
+    victim = tmp_path / "victim.pt"
+    victim.write_bytes(b"precious")
+    (copied / ".checkpoint-x").mkdir()
+    file = copied / "findings.jsonl"
+    first, *rest = file.read_text().splitlines(keepends=True)
+    line = json.loads(first) | {"id": f"x/../../{victim.stem}"}
+    file.write_text(json.dumps(line) + "\n" + "".join(rest))
+    assert "is no name of an attempt" in sentence_of(run_program("resume", copied))
+    assert victim.read_bytes() == b"precious"
 
 
 def test_resuming_with_a_network(tmp_path, copied):

@@ -381,10 +381,13 @@ def test_reading_one_choice():
         ("case.user.provide_labels=1", "case.user.provide_labels must be true or false, got 1"),
         ("audit.seeds=many", "audit.seeds must be a whole number or a list of whole numbers, got "
          "'many'"),
-        ("audit.seeds=0", "audit: seeds must name at least one seed"),
+        ("audit.seeds=0", "audit: seeds must be 1 to 1000 seeds, got 0"),
+        ("audit.seeds=100000000", "audit: seeds must be 1 to 1000 seeds, got 100000000"),
+        ("attack.optim.step_size=nan", "attack.optim.step_size must be finite, got nan"),
+        ("case.data.std=[inf,1,1]", "case.data.std must be finite, got [inf, 1.0, 1.0]"),
         ("audit.seeds=[1,x]", "audit.seeds must be a whole number or a list of whole numbers, got "
          "[1, 'x']"),
-        ("audit.alpha=nan", "audit: alpha must lie between 0 and 1, got nan"),
+        ("audit.alpha=nan", "audit.alpha must be finite, got nan"),
         ("audit.metrics=psnr", "audit.metrics must be a list of text, got 'psnr'"),
         ("case.data.partition=even", "case.data.partition must be balanced, unique-class, random "
          "or dirichlet, got 'even'"),
@@ -430,6 +433,16 @@ def test_what_is_refused(override, sentence):
 )
 def test_what_is_refused_with_a_long_list(override, start):
     assert refusal(override).startswith(start)
+
+
+def test_local_steps_that_leave_records_out():
+    """Or records that nothing was ever sent of would count as not identified."""
+    user = ("case=dermoscopy_2d", "case/user=local_updates", "case.user.num_data_points=8")
+    assert refusal(*user) == (
+        "case.user: 4 local steps of batch size 1 leave 4 of 8 records unused: raise "
+        "num_local_updates or num_data_per_local_update_step, or set num_local_epochs"
+    )
+    assert assemble(load([*user, "case.user.num_local_epochs=1"])).case.user.recipe.steps == 8
 
 
 def test_a_choice_given_twice():

@@ -1,6 +1,7 @@
 """Dealing patients to the public, over clients and to decoys."""
 
-from collections import Counter
+import itertools
+from collections import Counter, defaultdict
 
 import pytest
 import torch
@@ -97,7 +98,7 @@ def test_the_seed_decides():
     assert deal(collection, Federation(), Seeds(0)) != deal(collection, Federation(), Seeds(1))
 
 
-def test_uncertain_labels_are_never_trained_on_but_may_look_alike():
+def test_images_of_an_uncertain_class_take_no_part():
     whole = cohort()
     entries = [
         Entry(e.read, e.place, e.patient, None if k % 2 else e.label)
@@ -106,8 +107,37 @@ def test_uncertain_labels_are_never_trained_on_but_may_look_alike():
     collection = Collection(whole.spec, entries, whole.classes)
     dealt = deal(collection, Federation("random", 2), Seeds(0))
     assert all(dealt.labels[i] is not None for client in dealt.clients for i in client)
-    assert dealt.outsiders
-    assert all(dealt.labels[i] is None for i in dealt.outsiders)
+    assert all(dealt.labels[i] is not None for i in dealt.outsiders)
+
+
+def test_a_patient_takes_part_in_one_class_only():
+    """Or it could be a record of the one and a decoy of the other, which is not dealt alike."""
+    whole = cohort(patients=60, each=4)
+    entries = [
+        Entry(e.read, e.place, e.patient, (e.label + k) % 2) for k, e in enumerate(whole.entries)
+    ]
+    collection = Collection(whole.spec, entries, whole.classes)
+    for partition in ("random", "unique-class"):
+        dealt = deal(collection, Federation(partition, 2), Seeds(0))
+        classes = defaultdict(set)
+        for i in (*itertools.chain(*dealt.clients), *dealt.outsiders):
+            classes[collection.entries[i].patient].add(dealt.labels[i])
+        assert len(classes) == 30
+        assert all(len(own) == 1 for own in classes.values())
+    assert [{dealt.labels[i] for i in client} for client in dealt.clients] == [{0}, {1}]
+
+
+def test_a_split_that_leaves_nobody_to_the_public():
+    whole = cohort(patients=10, each=2)
+    entries = [
+        Entry(e.read, e.place, e.patient, e.label, split=("train", "test")[k % 2])
+        for k, e in enumerate(whole.entries)
+    ]
+    collection = Collection(whole.spec, entries, whole.classes)
+    with pytest.raises(
+        DataError, match="it takes 2 of patients who have none in the split 'train'"
+    ):
+        deal(collection, Federation(examples_from_split="train"), Seeds(0))
 
 
 def test_missing_labels_are_made_up_evenly():

@@ -147,15 +147,22 @@ FINDING = Finding(
 
 
 def test_findings_survive_json():
-    line = Line("an id", "seed3", FINDING)
+    line = Line("an-id", "seed3", FINDING)
     text = line_to_json(line)
     assert "\n" not in text
     assert json.loads(text, parse_constant=pytest.fail)["scores"]["psnr"] == ["inf", None]
     assert line_from_json(text) == line
 
 
+@pytest.mark.parametrize("names", [("x/../../victim", ""), ("id", "../seed0"), ("a b", "")])
+def test_names_that_would_leave_the_folder(names):
+    text = line_to_json(Line(*names, FINDING))
+    with pytest.raises(ValueError, match="is no name of an attempt or its images"):
+        line_from_json(text)
+
+
 def test_findings_of_a_newer_medbreach_with_more_keys():
-    text = line_to_json(Line("an id", "", FINDING))
+    text = line_to_json(Line("an-id", "", FINDING))
     more = json.dumps({**json.loads(text), "new": {"key": "value"}})
     assert line_from_json(more).finding == FINDING
 

@@ -15,6 +15,7 @@ from medbreach.cli.plugin import plugin_group
 from medbreach.cli.report import report_command
 from medbreach.cli.verbosity import VERBOSE, start_quietly
 from medbreach.errors import MedbreachError
+from medbreach.text import legible
 
 
 class Program(click.Group):
@@ -122,5 +123,5 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 
 def _complain(sentence: str) -> int:
-    click.echo(f"medbreach: {' '.join(sentence.split())}", err=True)
+    click.echo(f"medbreach: {legible(' '.join(sentence.split()))}", err=True)
     return Exit.WRONG_INPUT

@@ -175,7 +175,8 @@ def _carry_out(
 
     missing = record.missing()
     opening = (
-        f"{session.plan.case.name}: {len(missing)} attempts on {session.device}, "
+        f"{session.plan.case.name}: {len(missing)} attempt{'s' * (len(missing) != 1)} on "
+        f"{session.device}, "
         f"recorded in {record.folder}"
     )
     try:

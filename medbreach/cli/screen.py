@@ -21,16 +21,33 @@ from medbreach.cli.console import console
 from medbreach.conclusion import Conclusion
 from medbreach.plan import Attempt
 from medbreach.session import Follower
+from medbreach.text import legible
 from medbreach.types import Finding, Verdict
 
 COLOURS = {Verdict.LEAK: "bold red", Verdict.NO_LEAK: "bold green", Verdict.SOLVED: "green"}
 UPDATES = 200  # of a progress bar, at most
 
 
-class Bars(Follower):
+class Opening(Follower):
+    """Says what is begun, as soon as its first attempt begins."""
+
+    def __init__(self, console: Console, opening: str) -> None:
+        self._console = console
+        self._opening = opening
+
+    def begins(self, attempt: Attempt) -> None:
+        """Print the opening before the first attempt."""
+        del attempt
+        if self._opening:
+            self._console.print(escape(legible(self._opening)), soft_wrap=True, highlight=False)
+            self._opening = ""
+
+
+class Bars(Opening):
     """Progress bars: all attempts, and the steps of the one that is under way."""
 
-    def __init__(self, progress: Progress, total: int) -> None:
+    def __init__(self, progress: Progress, total: int, opening: str) -> None:
+        super().__init__(progress.console, opening)
         self._progress = progress
         self._all = progress.add_task("attempts", total=total)
         self._one: TaskID | None = None
@@ -38,6 +55,7 @@ class Bars(Follower):
 
     def begins(self, attempt: Attempt) -> None:
         """Add a bar for the attempt."""
+        super().begins(attempt)
         words = f"{attempt.attack} ({attempt.role})" if attempt.role != "attack" else attempt.attack
         self._one = self._progress.add_task(f"{words}, seed {attempt.seed}", total=None)
         self._shown = 0
@@ -56,11 +74,8 @@ class Bars(Follower):
         self._progress.console.print(line_of(finding))
 
 
-class Lines(Follower):
+class Lines(Opening):
     """One line a finding, for logs."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
 
     def ends(self, finding: Finding) -> None:
         """Print the finding."""
@@ -71,12 +86,10 @@ class Lines(Follower):
 def follower(attempts: Sequence[str], opening: str, *, quiet: bool) -> Iterator[Follower]:
     """Show what begins, then bars in a terminal, lines elsewhere, nothing if quiet."""
     errors = console(stderr=True)
-    if not quiet:
-        errors.print(escape(opening), soft_wrap=True, highlight=False)
     if quiet:
         yield Follower()
     elif not errors.is_terminal:
-        yield Lines(errors)
+        yield Lines(errors, opening)
     else:
         columns = (
             TextColumn("{task.description}"),
@@ -86,7 +99,7 @@ def follower(attempts: Sequence[str], opening: str, *, quiet: bool) -> Iterator[
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=errors, transient=True) as progress:
-            yield Bars(progress, len(attempts))
+            yield Bars(progress, len(attempts), opening)
 
 
 def line_of(finding: Finding) -> str:
@@ -98,8 +111,8 @@ def line_of(finding: Finding) -> str:
     )
     note = f": {finding.note}" if finding.note else ""
     role = "" if finding.role == "attack" else f" ({finding.role})"
-    return escape(f"{name}{role}, seed {finding.seed}: {found}") + (
-        f"[{colour}]{finding.verdict}[/]{escape(note)}"
+    return escape(legible(f"{name}{role}, seed {finding.seed}: {found}")) + (
+        f"[{colour}]{finding.verdict}[/]{escape(legible(note))}"
     )
 
 
@@ -109,9 +122,9 @@ def show_conclusion(conclusion: Conclusion, reports: Sequence[Path], *, quiet: b
     colour = COLOURS.get(conclusion.verdict, "bold yellow")
     if not quiet:
         screen.print(table_of(conclusion))
-    screen.print(f"[{colour}]{escape(conclusion.sentence)}[/]", soft_wrap=True)
+    screen.print(f"[{colour}]{escape(legible(conclusion.sentence))}[/]", soft_wrap=True)
     for reason in conclusion.reasons:
-        screen.print(f"- {escape(reason)}", soft_wrap=True)
+        screen.print(f"- {escape(legible(reason))}", soft_wrap=True)
     for file in reports:
         screen.print(f"report: {escape(str(file))}", soft_wrap=True, highlight=False)
 

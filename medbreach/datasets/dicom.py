@@ -6,6 +6,7 @@ errors, warnings and log, which quote values, are not passed on.
 """
 
 import contextlib
+import hashlib
 import struct
 import warnings
 import zlib
@@ -35,6 +36,7 @@ class Slice(NamedTuple):
         path: The file.
         name: What to call it in errors.
         series: The series' identifier.
+        patient: Digest of the patient's number, which is told to nobody; empty without a number.
         modality: Such as ``CT``.
         shape: Number of rows and columns.
         axes: Direction of a row and of a column, then their voxel sizes in mm: eight numbers.
@@ -44,6 +46,7 @@ class Slice(NamedTuple):
     path: Path
     name: str
     series: str
+    patient: str
     modality: str
     shape: tuple[int, int]
     axes: tuple[float, ...]
@@ -66,6 +69,11 @@ class Series:
     def modality(self) -> str:
         """Such as ``CT``."""
         return self.slices[0].modality
+
+    @property
+    def patient(self) -> str:
+        """Digest of the patient's number; empty without a number."""
+        return self.slices[0].patient
 
     @property
     def grid(self) -> Grid:
@@ -153,6 +161,7 @@ def read_header(path: Path, name: str) -> Slice:
             path=path,
             name=name,
             series=str(header.get("SeriesInstanceUID", "")),
+            patient=_digest(str(header.get("PatientID") or "").strip()),
             modality=str(header.get("Modality", "")),
             shape=(int(header.Rows), int(header.Columns)),
             axes=_numbers(header.ImageOrientationPatient, 6) + _numbers(header.PixelSpacing, 2),
@@ -178,6 +187,10 @@ def read_pixels(path: Path, name: str) -> NDArray[Any]:
             signed = bool(file.get("PixelRepresentation"))
             stored = (-1 if signed else 2 ** int(file.BitsStored) - 1) - stored.astype(np.int64)
         return np.asarray(apply_modality_lut(stored, file), dtype=np.float32)
+
+
+def _digest(number: str) -> str:
+    return hashlib.sha256(number.encode()).hexdigest() if number else ""
 
 
 def _dicom(path: Path, *, stop_before_pixels: bool = False) -> Any:

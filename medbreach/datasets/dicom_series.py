@@ -1,17 +1,18 @@
 """Folders of DICOM series."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Literal
 
 from medbreach.collection import Collection
 from medbreach.datasets.cutting import Form, Scan, collect
-from medbreach.datasets.dicom import read_series
+from medbreach.datasets.dicom import Series, read_series
 from medbreach.datasets.folders import children, name_below
 from medbreach.datasets.scans import PLACES_NOTE, RELATIVE_NOTE, VolumeFiles, loader, notes
 from medbreach.errors import DataError
 
+SAME_NUMBER_NOTE: Final = "folders with the same patient number count as one patient"
 BODY: Final = (-1000.0, 1000.0)  # HU: air to dense bone
 
 
@@ -21,13 +22,16 @@ class DicomSeries(VolumeFiles):
 
     Slices are put in order by their positions, rescaled by slope and intercept, and stacked by the
     distance between positions. Compressed files are read. File names mean nothing. Everything below
-    one first-level subfolder is one patient's. There are no labels: the case makes them up.
+    one first-level subfolder is one patient's, and so are folders that carry the same patient
+    number. There are no labels: the case makes them up.
 
     Attributes:
         path: The folder.
         window: Least and greatest intensity, the bounds that images are clipped to. Null: -1000 to
             1000 HU for CT; for others each volume is scaled so that its 0.5th and 99.5th
             percentiles are 0 and 1.
+        patients: ``header``: first-level subfolders with the same patient number are one patient's;
+            ``folders``: each is a patient, whatever number an anonymisation gave them.
         one_subject: Take each place in a volume for a patient. Null: so for slices and blocks where
             there is one patient.
     """
@@ -37,6 +41,7 @@ class DicomSeries(VolumeFiles):
     path: Path
     form: Form = "blocks"
     space: tuple[int, ...] = (16, 64, 64)
+    patients: Literal["header", "folders"] = "header"
     one_subject: bool | None = None
 
     def __post_init__(self) -> None:
@@ -59,7 +64,7 @@ class DicomSeries(VolumeFiles):
             )
         ct = modalities == ["CT"]
         window = self.window or (BODY if ct else None)
-        patients = [s.name.partition("/")[0] for s in series]
+        patients = self._patients(series)
         one = self.one_subject
         if one is None:
             one = self.form != "volumes" and len(set(patients)) == 1
@@ -67,9 +72,45 @@ class DicomSeries(VolumeFiles):
             Scan(s.name, "subject" if one else patient, s.grid, loader(s.read, s.name, window))
             for s, patient in zip(series, patients, strict=True)
         ]
-        note = notes([PLACES_NOTE if one else "", "" if window else RELATIVE_NOTE])
+        told = {
+            PLACES_NOTE: one,
+            SAME_NUMBER_NOTE: len(set(patients)) < len({s.name.partition("/")[0] for s in series}),
+            RELATIVE_NOTE: window is None,
+        }
         unit = "HU" if ct else "arbitrary"
-        return collect(scans, self.cut(window, one_subject=one), unit, note=note)
+        return collect(scans, self.cut(window, one_subject=one), unit, note=notes(told))
+
+    def _patients(self, series: Sequence[Series]) -> list[str]:
+        """Return whose each series is: the name of a first-level folder.
+
+        Raises:
+            DataError: Several folders all carry one number, which may be a placeholder.
+        """
+        folders = [s.name.partition("/")[0] for s in series]
+        if self.patients == "folders":
+            return folders
+        owners = _owners(
+            (folder, f"number {s.patient}" if s.patient else folder)
+            for folder, s in zip(folders, series, strict=True)
+        )
+        patients = [owners[folder] for folder in folders]
+        if self.one_subject is None and len(set(patients)) == 1 < len(set(folders)):
+            raise DataError(
+                f"all {len(set(folders))} folders of {self.path} carry the same patient number: "
+                "set case.data.patients=folders if they are different people, or "
+                "case.data.one_subject=true if they are one"
+            )
+        return patients
+
+
+def _owners(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return the first of all names that pairs connect, directly or not, for each name."""
+    owner: dict[str, str] = {}
+    for a, b in pairs:
+        joined = {owner.setdefault(a, a), owner.setdefault(b, owner[a])}
+        first = next(name for name in owner if name in joined)
+        owner = {name: first if now in joined else now for name, now in owner.items()}
+    return owner
 
 
 def _leaves(folder: Path) -> Iterator[Path]:

@@ -12,6 +12,7 @@ from medbreach.datasets.nifti import NIFTI, read_grid, read_volume
 from medbreach.datasets.scans import PLACES_NOTE, RELATIVE_NOTE, VolumeFiles, loader, notes
 from medbreach.errors import DataError
 
+ALONE_NOTE: Final = "each file is taken for a patient of its own"
 LUNG: Final = (-1000.0, 400.0)  # HU: air to trabecular bone
 
 
@@ -77,6 +78,10 @@ class NiftiFolder(VolumeFiles):
                 f"{folder} holds the volumes of one patient: add other patients', or set "
                 "case.data.one_subject=true to take places for patients"
             )
-        note = notes([PLACES_NOTE if self.one_subject else "", "" if window else RELATIVE_NOTE])
+        told = {
+            PLACES_NOTE: self.one_subject,
+            ALONE_NOTE: not self.one_subject and self.patients is None,
+            RELATIVE_NOTE: window is None,
+        }
         cut = self.cut(window, one_subject=self.one_subject)
-        return collect(scans, cut, unit, classes, note)
+        return collect(scans, cut, unit, classes, notes(told))

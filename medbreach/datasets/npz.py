@@ -19,6 +19,7 @@ from medbreach.datasets.folders import ALONE_NOTE
 from medbreach.errors import DataError
 from medbreach.types import ImageSpec
 
+MOST_CLASSES: Final = 100_000
 SPLITS: Final = {"train": "training", "val": "validation", "test": "test"}
 DAMAGED: Final = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
 
@@ -86,6 +87,8 @@ def open_npz(path: Path, classes: tuple[str, ...] | None, note: str = "") -> Col
         images = functools.cache(functools.partial(_array, path, f"{short}_images"))
         entries += _entries(path.name, short, labels, images, spec)
     top = max(entry.label or 0 for entry in entries)
+    if top >= MOST_CLASSES:
+        raise DataError(f"{path.name} has a label {top}: classes are numbered from 0 on")
     names = classes or tuple(f"class {k}" for k in range(max(top, 1) + 1))
     return Collection(spec, entries, names, note or ALONE_NOTE, "images")
 

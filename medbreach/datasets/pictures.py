@@ -134,6 +134,7 @@ def _opened(path: Path, name: str) -> Iterator["Image"]:
     except (
         OSError,
         SyntaxError,
+        TypeError,
         ValueError,
         EOFError,
         struct.error,

@@ -1,6 +1,6 @@
 """What every data set of volume files has in common."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -68,9 +68,9 @@ def loader(
     return partial(_load, read, name, window)
 
 
-def notes(parts: Sequence[str]) -> str:
-    """Return those notes that are not empty as one sentence."""
-    return "; ".join(filter(None, parts))
+def notes(told: Mapping[str, bool]) -> str:
+    """Return those notes that hold as one sentence."""
+    return "; ".join(text for text, holds in told.items() if holds)
 
 
 def _load(read: Callable[[], Volume], name: str, window: tuple[float, float] | None) -> Voxels:

@@ -117,6 +117,8 @@ def oriented_grid(shape: tuple[int, ...], affine: NDArray[Any], name: str) -> Gr
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine)) < 1e-9:
         raise DataError(f"{name} has no valid affine, so its orientation is unknown: repair it")
     turn = orientations.io_orientation(affine)
+    if not np.isfinite(turn).all():
+        raise DataError(f"{name} has an affine that leaves an axis out: repair it")
     x, y, z = (shape[list(turn[:, 0]).index(axis)] for axis in range(3))
     return Grid((z, y, x), rows(affine @ orientations.inv_ornt_aff(turn, shape)))
 

@@ -15,8 +15,9 @@ import torch
 from torch import nn
 
 from medbreach.components import Model
-from medbreach.errors import ModelError, in_a_line
+from medbreach.errors import ModelError
 from medbreach.randomness import lend_global
+from medbreach.text import in_a_line
 from medbreach.types import ImageSpec, LossFunction
 
 OFFERED = ("spec", "classes", "channels", "space")

@@ -5,7 +5,7 @@ from xml.etree import ElementTree as ET
 
 from markupsafe import Markup
 
-from medbreach.report.phrasing import legible
+from medbreach.text import legible
 
 
 class Drawing:

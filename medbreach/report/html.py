@@ -12,8 +12,9 @@ from medbreach.report import tables
 from medbreach.report.cards import exhibit
 from medbreach.report.figures import figures
 from medbreach.report.groups import grouped
-from medbreach.report.phrasing import TIMES, legible, verdict_kind
+from medbreach.report.phrasing import TIMES, verdict_kind
 from medbreach.report.summary import Summary, decoys, limits, summarise, threat_model
+from medbreach.text import legible
 
 
 def render_html(record: RunRecord, redact: bool = False) -> str:

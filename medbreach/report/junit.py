@@ -5,8 +5,8 @@ from typing import Final
 from xml.etree import ElementTree as ET
 
 from medbreach.record import RunRecord
-from medbreach.report.phrasing import legible
 from medbreach.report.summary import summarise
+from medbreach.text import legible
 from medbreach.types import Finding, Role, Verdict
 
 _OUTCOMES: Final = {

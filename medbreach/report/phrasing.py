@@ -1,16 +1,12 @@
 """Numbers and names in words, the same in every report."""
 
 import math
-import re
 from typing import Final, NamedTuple
 
 from medbreach.types import Finding, Rate, Role, Verdict
 
 NOTHING: Final = "\u2014"
 TIMES: Final = "\u00d7"
-_ILLEGIBLE: Final = re.compile(
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
-)
 _KINDS: Final = {
     Verdict.LEAK: "leak",
     Verdict.NO_LEAK: "calm",
@@ -43,18 +39,6 @@ MEASURES: Final = {
     "lpips": Measure("LPIPS", "", "lower"),
 }
 """The scores that medbreach itself computes; a plugin's is called by its name."""
-
-
-def legible(text: str) -> str:
-    r"""Return text without what no page, XML or terminal should be fed.
-
-    Names and notes come from files and plugins. Control characters (terminal commands among them),
-    marks that turn the writing direction, and halves of characters become U+FFFD.
-
-    >>> legible("scan\x1b[2J") == "scan\ufffd[2J"
-    True
-    """
-    return _ILLEGIBLE.sub("\ufffd", text)
 
 
 def measure(name: str) -> Measure:

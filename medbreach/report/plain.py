@@ -7,6 +7,7 @@ from medbreach.record import RunRecord
 from medbreach.report import phrasing
 from medbreach.report.summary import Summary, limits, summarise, threat_model
 from medbreach.statistics import chance, wilson
+from medbreach.text import legible
 from medbreach.types import Finding, Role
 
 COLUMNS = (
@@ -35,7 +36,7 @@ def render_text(record: RunRecord, redact: bool = False) -> str:
         "Findings\n" + _table(summary),
         "Limits\n" + _bullets(limits(summary)),
     ]
-    return phrasing.legible("\n\n".join(section for section in sections if section))
+    return legible("\n\n".join(section for section in sections if section))
 
 
 def _bullets(sentences: Iterable[str]) -> str:

@@ -92,8 +92,8 @@ def test_one_series_is_one_subject(write_series, tmp_path):
 
 
 def test_each_folder_is_one_patient(write_series, tmp_path):
-    for name in ("first/a", "first/b", "second/a"):
-        write_series(tmp_path / "all" / name)
+    for number, name in enumerate(("first/a", "first/b", "second/a")):
+        write_series(tmp_path / "all" / name, PatientID=str(number))
     collection = DicomSeries(path=tmp_path / "all", space=(6, 64, 64)).open()
     assert set(Counter(e.patient for e in collection.entries)) == {"first", "second"}
     assert collection.entries[0].place.startswith("first/a, block at z 0")
@@ -101,6 +101,36 @@ def test_each_folder_is_one_patient(write_series, tmp_path):
     whole = DicomSeries(path=tmp_path / "all", form="volumes", space=(8, 64, 64)).open()
     assert [e.patient for e in whole.entries] == ["first", "first", "second"]
     assert whole.image(2).shape == (1, 8, 64, 64)
+
+
+def patients(folder, **settings):
+    collection = DicomSeries(path=folder, form="volumes", space=(6, 64, 64), **settings).open()
+    return [e.patient for e in collection.entries], collection.note
+
+
+def test_folders_with_the_same_patient_number_are_one_patients(write_series, tmp_path):
+    """Two series of one person must not become record and decoy."""
+    folder = tmp_path / "all"
+    for name, number in {"a/x": "P1", "a/y": "", "b": "P2", "c": " P1", "d": "", "e": ""}.items():
+        write_series(folder / name, PatientID=number)
+    same = ["a", "a", "b", "a", "d", "e"]
+    assert patients(folder) == (same, "folders with the same patient number count as one patient")
+    own = ["a", "a", "b", "c", "d", "e"]
+    assert patients(folder, patients="folders") == (own, "")
+
+
+def test_a_number_that_all_folders_carry(write_series, tmp_path):
+    for name in "abc":
+        write_series(tmp_path / "all" / name, PatientID="ANON-4711")
+    message = refused(tmp_path / "all")
+    assert message.startswith("all 3 folders of ")
+    assert message.endswith(
+        "carry the same patient number: set case.data.patients=folders if they are different "
+        "people, or case.data.one_subject=true if they are one"
+    )
+    assert "4711" not in message
+    one = DicomSeries(path=tmp_path / "all", space=(2, 32, 32), one_subject=True).open()
+    assert "one subject" in one.note
 
 
 def test_slices_lie_front_up(write_series, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from medbreach.datasets import NiftiFolder
+from medbreach.datasets.nifti import read_grid, read_volume
 from medbreach.errors import ConfigError, DataError
 from medbreach.settings import build
 
@@ -179,6 +180,31 @@ def test_a_truncated_file(tmp_path, head, form, suffix, share):
     message = refused(tmp_path, form=form, space=(8, 16, 16), one_subject=one_subject)
     assert message.startswith(f"a.{suffix} is ")
     assert "replace it" in message
+
+
+def test_damage_anywhere_is_told(tmp_path, head, capfd):
+    """Bytes of the header and of the packed voxels, changed at random."""
+    nibabel.save(head.slicer[::8, ::8, ::4], tmp_path / "whole.nii")
+    raw = (tmp_path / "whole.nii").read_bytes()
+    rng = np.random.default_rng(0)
+    told = []
+    for turn in range(300):
+        packed = turn % 2 == 1
+        damaged = bytearray(gzip.compress(raw, 1, mtime=0) if packed else raw)
+        for place in rng.integers(0, len(damaged) if packed else 352, size=rng.integers(1, 6)):
+            damaged[place] = rng.integers(256)
+        file = tmp_path / ("a.nii.gz" if packed else "a.nii")
+        file.write_bytes(damaged)
+        try:
+            grid, volume = read_grid(file, file.name), read_volume(file, file.name)
+        except DataError as error:
+            told.append(str(error).startswith(file.name))
+        else:
+            assert volume.voxels.shape == grid.shape
+    assert len(told) > 100
+    assert all(told)
+    printed = capfd.readouterr()
+    assert printed.out + printed.err == ""
 
 
 def test_text_named_as_volume(tmp_path):
