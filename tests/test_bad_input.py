@@ -727,7 +727,9 @@ def test_resuming_with_other_images(tmp_path, pictures):
         turned.save(file)
     ran = run_program("resume", folder)
     assert ran.code == 2
-    assert sentence_of(ran).startswith(f"the images are not those that {folder} began with")
+    opening, sentence = ran.err.splitlines()
+    assert opening.startswith("my_folder: 1 attempt on cpu")
+    assert sentence.startswith(f"medbreach: the images are not those that {folder} began with")
     next(pictures.rglob("*.png")).unlink()
     ran = run_program("resume", folder)
     assert "entries was 24, now it is 23" in sentence_of(ran)

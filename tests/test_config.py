@@ -384,7 +384,7 @@ def test_reading_one_choice():
         ("audit.seeds=0", "audit: seeds must be 1 to 1000 seeds, got 0"),
         ("audit.seeds=100000000", "audit: seeds must be 1 to 1000 seeds, got 100000000"),
         ("attack.optim.step_size=nan", "attack.optim.step_size must be finite, got nan"),
-        ("case.data.std=[inf,1,1]", "case.data.std must be finite, got [inf, 1.0, 1.0]"),
+        ("case.data.std=[inf,1,1]", "case.data.std must be finite, got [inf, 1, 1]"),
         ("audit.seeds=[1,x]", "audit.seeds must be a whole number or a list of whole numbers, got "
          "[1, 'x']"),
         ("audit.alpha=nan", "audit.alpha must be finite, got nan"),

@@ -21,7 +21,10 @@ class Analytic(ClosedForm):
 
     name: ClassVar[str] = "analytic"
     source: ClassVar[str] = "Phong et al. 2017, doi:10.1007/978-981-10-5421-1_9"
-    differs: ClassVar[str] = "As in breaching, for networks of linear layers only."
+    differs: ClassVar[str] = (
+        "As in breaching, for networks of linear layers only; of several rounds it "
+        "takes the median, where breaching returns the last."
+    )
 
     label_strategy: LabelStrategy | None = "analytic"
 

@@ -13,9 +13,10 @@ from medbreach.settings import nearest, plain
 from medbreach.types import Exchange, Reconstruction, Reveals
 
 LabelStrategy = Literal[
-    "iDLG", "analytic", "yin", "wainakh-simple", "bias-corrected", "random", "None"
+    "iDLG", "analytic", "yin", "wainakh-simple", "bias-corrected", "random", "None", "mean-softmax"
 ]
-"""breaching's ways of inferring labels; it writes ``None`` in quotes where it means null."""
+"""breaching's ways of inferring labels (it writes ``None`` in quotes where it means null), and
+ours: ``mean-softmax`` estimates each class's share by the mean softmax of public images."""
 
 COLOURS = r"(red|green|blue|dark|light)(-true)?"
 TILES = r"(randn?-)?(patterned|wei)-[1-9]\d*(-randn?)?"
@@ -212,7 +213,8 @@ class GradientMatching(Attack):
     """An attack of breaching's that descends on images until their gradient matches the update.
 
     Attributes:
-        label_strategy: How labels are inferred where they are withheld; null: not at all.
+        label_strategy: How labels are inferred where they are withheld; null: not at all. Ours,
+            ``mean-softmax``, needs public images and is the most exact by far for batches.
         objective: Distance of the candidate's gradient to the update.
         restarts: Several starts, of which the best is kept.
         init: Where the candidate starts: ``randn``, ``randn-trunc``, ``rand``, ``zeros``;
@@ -231,6 +233,10 @@ class GradientMatching(Attack):
         "Runs on grey images and volumes too (total variation along every axis, patterns and "
         "BatchNorm statistics in 3D); local training is replayed for every client and any batch "
         "size; a change of weights without its recipe is matched by direction with the right sign. "
+        "Labels: of two classes, bias-corrected can name one only, so their shares are estimated "
+        "by the mean softmax of public images; wainakh-simple takes each record's impact off the "
+        "class that it has chosen. regularization.orthogonality.scale, which breaching ignores, "
+        "counts. "
         "breaching's objectives pearlmutter-*, its label strategies wainakh-whitebox and "
         "exhaustive and its JIT are left out: they fail there, or torch gives them up."
     )

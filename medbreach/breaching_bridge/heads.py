@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from medbreach.errors import NotApplicable
 from medbreach.types import Exchange
 
-FROM_BIAS = ("analytic", "bias-corrected")
-ONE_NEGATIVE_A_CLASS = (*FROM_BIAS, "wainakh-simple")
+FROM_BIAS = ("analytic", "bias-corrected", "mean-softmax")
+ONE_NEGATIVE_A_CLASS = ("analytic", "bias-corrected", "wainakh-simple")
 
 
 class Head(NamedTuple):

@@ -1,12 +1,14 @@
 """What breaching's attackers lack for volumes, other channel counts than three and odd networks."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from medbreach.breaching_bridge.heads import head_gradients
+from medbreach.breaching_bridge.labels import by_impact, by_share
 from medbreach.errors import NotApplicable
 from medbreach.types import Change, Exchange
 
@@ -91,9 +93,33 @@ class WithLabels(AnyImage):
         found = head_gradients(self.exchange, shared_data, strategy)
         if self.exchange.update.kind is Change.DIFFERENCE and _has_recipe(shared_data):
             found = [{**s, "gradients": [-g for g in s["gradients"]]} for s in found]
+        ours = self._with_our_strategy(strategy, found, count or 1)
+        if ours is not None:
+            return ours
         if strategy == "analytic":  # breaching stacks what it finds in each round, of any length
             found = found[:1]
         return super()._recover_label_information(found, *rest)[:count]  # type: ignore[misc]
+
+    def _with_our_strategy(
+        self, strategy: str, shared_data: Sequence[Any], count: int
+    ) -> Tensor | None:
+        """Return labels by our strategy, and where breaching's is wrong or names one class of two.
+
+        Raises:
+            NotApplicable: Our strategy lacks something.
+        """
+        if strategy == "wainakh-simple":
+            return by_impact([shared["gradients"][0] for shared in shared_data], count)
+        one_of_two = strategy == "bias-corrected" and self.exchange.classes == 2 and count > 1
+        if not one_of_two and strategy != "mean-softmax":
+            return None
+        labels = by_share(self.exchange, [shared["gradients"][1] for shared in shared_data], count)
+        if labels is None and strategy == "mean-softmax":
+            raise NotApplicable(
+                "label_strategy mean-softmax needs public images, cross-entropy and, for a change "
+                "of weights, how the client trained"
+            )
+        return labels
 
 
 def _has_recipe(shared_data: Any) -> bool:

@@ -38,7 +38,30 @@ def fitted(regulariser: Any, exchange: Exchange, *, labelled: bool) -> Any:
         if not labelled:
             raise NotApplicable("regularization.features needs labels before the descent starts")
         return FeatureMatching(float(regulariser.scale), exchange)
+    if isinstance(regulariser, library.regularizers.OrthogonalityRegularization):
+        return Orthogonality(float(regulariser.scale))
     return regulariser
+
+
+class Orthogonality(nn.Module):
+    """Sum over pairs of a batch's records of their mean squared product, scaled.
+
+    Source: Qian et al., "Minimal conditions analysis of gradient-based reconstruction in federated
+    learning", as in breaching, which ignores the scale.
+    """
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def initialize(self, *_: object) -> None:
+        """Nothing to prepare."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the scaled sum of a batch."""
+        squares = images.flatten(1).square()
+        products = squares @ squares.T / squares.shape[1]
+        return self.scale * (products.sum() - products.trace())
 
 
 class TotalVariation(nn.Module):

@@ -6,9 +6,12 @@ from test_everywhere import NETWORKS
 
 from medbreach import config
 from medbreach.assembly import assemble
+from medbreach.breaching_bridge.labels import by_impact
 from medbreach.errors import NotApplicable
+from medbreach.federation import Federation
 from medbreach.models.user_network import UserNetwork
 from medbreach.protocol import LocalNoise, User
+from medbreach.servers.honest_but_curious import HonestServer
 from medbreach.testing.examples import tiny_exchange, tiny_sample
 from medbreach.types import Change
 
@@ -83,3 +86,42 @@ def test_no_strategy(written):
     with pytest.raises(NotApplicable, match="labels are withheld, and label_strategy is null"):
         inferred(written, (8, 8), 3, user=User())
     assert len(inferred(written, (8, 8), 3, user=User(provide_labels=True))) == 1
+
+
+def of_batch(strategy, classes, records=6, **changes):
+    """Return the labels of a batch of made-up classes and what the strategy infers of them."""
+    federation = Federation(partition="random", default_clients=2, unlabelled_classes=classes)
+    user = User(num_data_points=records, **changes)
+    changes = {"federation": federation, "user": user}
+    found = inferred(strategy, (16, 16), 1, **changes)
+    return truth((16, 16), 1, **changes), found
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+@pytest.mark.parametrize("changes", [{}, {
+    "user_type": "local_update", "num_local_updates": 2, "provide_local_hyperparams": True
+}], ids=["gradient", "change of weights"])  # fmt: skip
+def test_the_mean_softmax_tells_how_many_records_each_class_has(classes, changes):
+    expected, found = of_batch("mean-softmax", classes, **changes)
+    assert len(expected.unique()) > 1
+    assert torch.equal(found, expected)
+
+
+def test_bias_corrected_tells_two_classes_apart():
+    """As breaching has it, it names one class only, since one entry of the gradient is positive."""
+    expected, found = of_batch("bias-corrected", 2)
+    assert set(expected.tolist()) == {0, 1}
+    assert torch.equal(found, expected)
+
+
+def test_without_public_images_there_is_no_mean_softmax():
+    changes = {"server": HonestServer(has_external_data=False), "user": User(num_data_points=2)}
+    with pytest.raises(NotApplicable, match="label_strategy mean-softmax needs public images"):
+        inferred("mean-softmax", (8, 8), 3, **changes)
+    assert len(inferred("bias-corrected", (8, 8), 3, **changes)) == 2
+
+
+def test_each_record_takes_its_impact_off_the_class_that_is_chosen():
+    """Three records of class 0, two of 1, one of 2, with impacts of one each."""
+    gradient = torch.tensor([[-3.0], [-2.0], [-1.0], [0.0], [0.0]]) / (1 + 1 / 5)
+    assert by_impact([gradient], 6).sort().values.tolist() == [0, 0, 0, 1, 1, 2]

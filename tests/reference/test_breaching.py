@@ -67,7 +67,7 @@ def test_a_descent_goes_where_breachings_goes(name, revealed):
         ["objective.type=fast-cosine-similarity", "init=red-true", "optim.signed=soft"],
         ["objective.task_regularization=0.1", "init=rand-wei-4", "optim.optimizer=adam-safe"],
         ["restarts.num_trials=3", "normalize_gradients=true", "optim.langevin_noise=0.1"],
-        ["+regularization.norm.scale=0.1", "+regularization.orthogonality.scale=0.1"],
+        ["+regularization.norm.scale=0.1", "+regularization.orthogonality.scale=1"],
         [
             "+augmentations.flip.p=0.5",
             "+augmentations.continuous_shift.shift=2",
@@ -84,6 +84,16 @@ def test_settings_mean_what_they_mean_in_breaching(settings):
         by_medbreach("invertinggradients", played, *STEPS, *ours),
         by_breaching("invertinggradients", played, *STEPS, *settings),
     )
+
+
+def test_breachings_orthogonality_ignores_its_scale():
+    played = play(batchnorm_network())
+    scale = "regularization.orthogonality.scale"
+    ours = [by_medbreach("wei", played, *STEPS, f"{scale}={s}") for s in (0, 1, 50)]
+    theirs = by_breaching("wei", played, *STEPS, f"+{scale}=50")
+    same(ours[1], theirs)
+    assert not torch.allclose(ours[2].images, ours[1].images)
+    assert not torch.allclose(ours[0].images, ours[1].images)
 
 
 def test_single_precision():
