@@ -5,7 +5,9 @@ The trees are searched in this order: the user's folder, ours, each plugin's, th
 
 import contextlib
 import importlib.util
+import itertools
 import re
+import textwrap
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -31,6 +33,7 @@ FOR_TEXT: Final = {
 }
 """What breaching has for text, which medbreach does not audit."""
 
+LINE: Final = 150  # characters of a comment that are shown
 _WORDS: Final = {"case/data": "data set"}
 
 
@@ -108,10 +111,16 @@ def file_of(group: str, name: str, folder: Path | None = None) -> Path | None:
 
 
 def comment(group: str, name: str) -> str:
-    """Return the first line of a choice's file if it is a comment."""
+    """Return the first sentence of a choice's file if it begins with a comment."""
     file = file_of(group, name)
-    first = file.read_text().split("\n", 1)[0] if file else ""
-    return first.lstrip("# ").strip() if first.startswith("#") else ""
+    lines = file.read_text().splitlines() if file else []
+    words = ""
+    for line in itertools.takewhile(lambda line: line.strip("# "), lines):
+        if not line.startswith("#") or words.endswith("."):
+            break
+        words = f"{words} {line.lstrip('# ').strip()}".strip()
+    sentence = re.split(r"(?<!et al)(?<=\.) (?=[A-Z])", words, maxsplit=1)[0]
+    return textwrap.shorten(sentence, LINE, placeholder=" ...")
 
 
 def component_name(group: str, name: str) -> str:

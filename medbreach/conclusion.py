@@ -1,13 +1,14 @@
 """What an audit's findings say together."""
 
-import statistics
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from medbreach.plan import Levels
-from medbreach.statistics import chance, tail, upper_bound, wilson
+from medbreach.statistics import chance, tail, wilson
 from medbreach.types import Finding, Rate, Role, Verdict
 from medbreach.verdicts import gap_in_controls, is_doubtful, least_p_value
+
+LOOSE: Final = 0.25  # upper ends of intervals that a reader is warned of
 
 
 class Cell(NamedTuple):
@@ -69,7 +70,7 @@ def conclude(
         _cell([f for f in tried if (f.attack, f.defenses) == key], findings, levels) for key in keys
     )
     missing = max(0, len(planned) - len(findings))
-    reasons = tuple(_reasons(findings, cells, missing))
+    reasons = (*_reasons(findings, cells, missing), *_cautions(cells))
     leaks = [c for c in cells if c.verdict is Verdict.LEAK]
     if leaks:
         worst = max(leaks, key=lambda c: c.identified.count / max(1, c.identified.total))
@@ -95,18 +96,6 @@ def share_leaked(conclusion: Conclusion) -> float:
         ),
         default=0.0,
     )
-
-
-def median_scores(finding: Finding) -> dict[str, float | None]:
-    """Return the median of each score over the matched records; None if there is none.
-
-    The median, not the mean: one exact record has an infinite PSNR.
-    """
-    found: dict[str, float | None] = {}
-    for name, scores in finding.scores.items():
-        there = [s for s in scores if s is not None]
-        found[name] = statistics.median(there) if there else None
-    return found
 
 
 def false_claims(finding: Finding) -> int:
@@ -158,13 +147,12 @@ def _no_leak_sentence(cells: Sequence[Cell]) -> str:
         return "No leak found: the client refused what the server sent, so nothing was given away."
     names = list(dict.fromkeys(c.attack for c in cells))
     controls = "its control" if len(names) == 1 else "their controls"
-    scored = [c.identified for c in cells if c.p_value is not None]
-    highest = max((upper_bound(rate.count, rate.total) for rate in scored), default=1.0)
-    each = "it identifies" if len(scored) == 1 else "each identifies"
+    widest = max((c.identified for c in cells), key=lambda rate: (rate.total > 0, rate.high))
+    at_most = "" if len(cells) == 1 else "at most "
     return (
-        f"No leak found: {', '.join(names)} identified no more records than chance allows, while "
-        f"solving {controls}; the share of records that {each} is at most {highest:.0%} with "
-        "95 % confidence."
+        f"No leak found: {', '.join(names)} identified {at_most}{widest.count} of {widest.total} "
+        f"private records (95 % interval {widest.low:.0%} to {widest.high:.0%}), no more than "
+        f"chance allows, while solving {controls}."
     )
 
 
@@ -174,7 +162,7 @@ def _reasons(findings: Sequence[Finding], cells: Sequence[Cell], missing: int) -
     noted = {(f.attack, f.note) for c in cells for f in c.findings if f.verdict in _EXPLAINED}
     for f in findings:
         failed = f.role is Role.SOLVABLE and f.verdict is not Verdict.SOLVED
-        if failed and (f.attack, f.note) not in noted:
+        if failed and not any(f.attack == attack and f.note in note for attack, note in noted):
             yield f"{f.attack} did not pass its control: {f.note}."
         if f.role is Role.BLIND and f.verdict is Verdict.INCONCLUSIVE:
             yield f"The control {f.attack} failed: {f.note}."
@@ -184,6 +172,20 @@ def _reasons(findings: Sequence[Finding], cells: Sequence[Cell], missing: int) -
         notes = {f.note for f in cell.findings if f.verdict in _EXPLAINED and f.note}
         for note in sorted(notes):
             yield f"{cell.attack}: {note}."
+
+
+def _cautions(cells: Sequence[Cell]) -> Iterable[str]:
+    """Yield what a reader should know who takes no leak found for safety."""
+    few = [
+        c.identified for c in cells if c.verdict is Verdict.NO_LEAK and c.identified.high > LOOSE
+    ]
+    if few:
+        least = max(few, key=lambda rate: rate.high)
+        yield (
+            f"{least.total} private record{'s' * (least.total != 1)} cannot show more: an attack "
+            f"that identifies up to {least.high:.0%} of all records is not ruled out; raise "
+            "audit.seeds."
+        )
 
 
 _EXPLAINED = (Verdict.NOT_APPLICABLE, Verdict.FAILED, Verdict.REFUSED, Verdict.INCONCLUSIVE)

@@ -303,6 +303,8 @@ def _one_sentence(where: str) -> Iterator[None]:
         raise ConfigError(f"{where}: {first}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{where} is no text in UTF-8") from error
+    except RecursionError as error:
+        raise ConfigError(f"{where}: a file's defaults lead back to the file itself") from error
     except Exception as error:  # what the YAML library raises has no base that is public here
         if type(error).__module__.partition(".")[0] == "yaml":
             raise ConfigError(

@@ -91,8 +91,8 @@ def _balanced(
             client += members[k * each : (k + 1) * each]
     if any(not client for client in clients):
         raise DataError(
-            f"{len(of_class)} patients in {classes} classes are too few for a balanced split over "
-            f"{len(clients)} clients: lower case.data.default_clients or use "
+            f"{len(of_class)} patients in {classes} classes (without the public's) are too few for "
+            f"a balanced split over {len(clients)} clients: lower case.data.default_clients or use "
             "case.data.partition=random"
         )
     return clients

@@ -179,10 +179,11 @@ class Scorer:
             "mean": self.sample.public.mean(0).expand_as(truth),
             "nearest_decoy": self.sample.decoys[mse.argmin(1)],
         }
+        middle = statistics.median_low if metric.better == "higher" else statistics.median_high
         found = {}
         for name, image in nothing.items():
             with contextlib.suppress(ContractError):
-                found[name] = statistics.median(metric(image, truth, spec).tolist())
+                found[name] = middle(metric(image, truth, spec).tolist())
         return found
 
     def null(self, pool: Float[Tensor, "pool channels *space"], draws: int, seeds: Seeds) -> Rate:

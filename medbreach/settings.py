@@ -73,12 +73,17 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
     >>> nearest("sede", ["seed", "seeds", "case"])
     'did you mean seed or seeds?'
+    >>> nearest("invert", ["invertinggradients", "modern"])
+    'did you mean invertinggradients?'
     >>> nearest("x", ["seed", "case"])
     'there are case, seed'
     """
     words = sorted(map(str, known), key=str.lower)
     by_lower = {w.lower(): w for w in words}
-    close = difflib.get_close_matches(str(word).lower(), by_lower, n=3, cutoff=0.6)
+    asked = str(word).lower()
+    close = difflib.get_close_matches(asked, by_lower, n=3, cutoff=0.6)
+    if not close and len(asked) > 2:
+        close = [w for w in by_lower if w.startswith(asked)][:3]
     if close:
         return f"did you mean {' or '.join(by_lower[c] for c in close)}?"
     return f"there are {', '.join(words)}" if words else "there are none"

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import betaincinv
 
 from medbreach.types import Rate
 
@@ -30,17 +29,6 @@ def wilson(count: int, total: int) -> Rate:
     low = 0.0 if count == 0 else max(0.0, centre - half)
     high = 1.0 if count == total else min(1.0, centre + half)
     return Rate(count, total, low, high)
-
-
-def upper_bound(count: int, total: int) -> float:
-    """Return the share that lies above the true one with at least 95 % confidence.
-
-    Source: Clopper and Pearson 1934, doi:10.1093/biomet/26.4.404, one-sided.
-
-    >>> round(upper_bound(0, 4), 3)
-    0.527
-    """
-    return 1.0 if count >= total else float(betaincinv(count + 1, total - count, 0.95))
 
 
 def chance(decoys: int) -> float:

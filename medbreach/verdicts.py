@@ -66,7 +66,10 @@ def is_doubtful(blind: Finding) -> bool:
 def _judge_solvable(finding: Finding) -> tuple[Verdict, str]:
     assert finding.p_value is not None
     if not all(finding.identified):
-        return Verdict.INCONCLUSIVE, "the attack does not solve even a case made easy for it"
+        return Verdict.INCONCLUSIVE, (
+            "the attack does not solve even a case made easy for it, so its settings (too few "
+            "steps, say) make it too weak"
+        )
     if finding.p_value > finding.level:
         return Verdict.INCONCLUSIVE, (
             f"with {finding.decoys} decoys, solving it cannot be told from luck; it takes "

@@ -172,7 +172,8 @@ def test_fewer_records_than_clients_need(tmp_path, pictures):
         "case.data.default_clients"
     )
     assert refusal(tmp_path, *of_folder(pictures, "case.data.default_clients=50")) == (
-        "12 patients in 2 classes are too few for a balanced split over 50 clients: lower "
+        "12 patients in 2 classes (without the public's) are too few for a balanced split over 50 "
+        "clients: lower "
         "case.data.default_clients or use case.data.partition=random"
     )
     aggregate = ("case/user=multiuser_aggregate", "case.user.user_range=[0,9]")

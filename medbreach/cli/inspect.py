@@ -76,7 +76,10 @@ def rows(kind: str) -> Iterable[Row]:
     if kind == "plugins":
         return [(p.name, f"{p.distribution}: {p.state}") for p in plugins.installed()]
     if kind == "cases":
-        return [(name, choices.comment("case", name)) for name in choices.names("case")]
+        return [
+            (name, choices.comment("case", name) or "breaching's.")
+            for name in choices.names("case")
+        ]
     kinds: dict[str, type] = dict(getattr(plugins, kind)())
     one = kind.removesuffix("s")
     if one not in GROUP_OF:

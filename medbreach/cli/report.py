@@ -16,7 +16,7 @@ FORMATS = ("html", "json", "text", "junit")
     metavar="DIR",
     help="Where to write the report.  [the run folder]",
 )
-@click.option("--redact", is_flag=True, help="Leave every image out.")
+@click.option("--redact", is_flag=True, help="Leave images and paths out.")
 def report_command(folder: Path, form: str, out: Path | None, redact: bool) -> None:
     """Render a run's report again: its verdict, its images, its controls.
 
@@ -27,7 +27,7 @@ def report_command(folder: Path, form: str, out: Path | None, redact: bool) -> N
 
     record = RunRecord.open(folder)
     text = render(record, form, redact=redact)
-    file = write(text, form, out or folder)
+    file = write(text, form, out or folder, redact=redact)
     if form != "html":
         click.echo(text)
     click.echo(f"report: {file}", err=form != "html")

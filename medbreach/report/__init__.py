@@ -35,7 +35,7 @@ def render(record: RunRecord, form: str, *, redact: bool = False) -> str:
     Args:
         record: The run.
         form: ``html``, ``json``, ``text`` or ``junit``.
-        redact: Leave every image out.
+        redact: Leave every image out, and the paths of images and weights.
 
     Raises:
         ConfigError: There is no such format.
@@ -46,13 +46,14 @@ def render(record: RunRecord, form: str, *, redact: bool = False) -> str:
     return _RENDERERS[form](record, redact)
 
 
-def write(text: str, form: str, folder: Path) -> Path:
-    """Write a report; return its file.
+def write(text: str, form: str, folder: Path, *, redact: bool = False) -> Path:
+    """Write a report; return its file. A redacted one has another name, and replaces no other.
 
     Raises:
         RecordError: It cannot be written.
     """
-    file = folder / FILES[form]
+    name = Path(FILES[form])
+    file = folder / (f"{name.stem}-redacted{name.suffix}" if redact else name)
     with speaking_of(file):
         write_whole(file, text.encode())
     return file

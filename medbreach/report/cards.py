@@ -8,7 +8,7 @@ from torch import Tensor
 
 from medbreach.record import Images, Line, RunRecord
 from medbreach.report import phrasing
-from medbreach.report.pictures import LARGEST, Picture, explain, pictures_of, side_for
+from medbreach.report.pictures import LARGEST, Picture, explain, liveliest, pictures_of, side_for
 from medbreach.statistics import chance, wilson
 from medbreach.types import Finding, Role
 
@@ -193,9 +193,11 @@ def _remark(finding: Finding, record: int) -> str:
 def _views(finding: Finding, record: int, images: Images, side: int) -> tuple[View, ...]:
     name, spec = f"record {record + 1}", images.spec
     claim, decoy = finding.matched[record], finding.decoy_index[record]
+    places = liveliest(images.truth[record]) if len(spec.space) == 3 else None
 
     def view(kind: str, title: str, text: str, image: Tensor | None) -> View:
-        return View(kind, title, text, () if image is None else pictures_of(image, spec, side))
+        shown = () if image is None else pictures_of(image, spec, side, places)
+        return View(kind, title, text, shown)
 
     return (
         view("original", "Private original", f"Private original, {name}", images.truth[record]),

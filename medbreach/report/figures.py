@@ -1,12 +1,12 @@
 """The figures of the page, drawn from numbers alone."""
 
 import math
-import statistics
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from markupsafe import Markup
 
+from medbreach.report import phrasing
 from medbreach.report.drawing import Drawing, ticks
 from medbreach.report.groups import Group, baseline, with_role
 from medbreach.report.phrasing import TIMES, interval, score, share, verdict_kind
@@ -77,7 +77,8 @@ def identified_figure(groups: Sequence[Group]) -> Figure | None:
         "Identified records against chance",
         drawing.markup(),
         "Dot: share of records identified. Line: its 95 % Wilson interval. Dashed mark: chance. "
-        "Blind controls are shown over their many draws; they must lie at chance or below. "
+        "Blind controls are shown over their many draws; they may lie above chance "
+        "only as far as luck explains. "
         "Solvable controls must lie at 100%.",
     )
 
@@ -217,7 +218,7 @@ def _score_row(drawing: Drawing, axis: _Axis, y: float, group: Group) -> None:
     for value in values:
         tip = f"{name}: {score('psnr', value)}"
         drawing.dot(_score_place(axis, value), y + 28, 4.0, f"dot faint {kind}", tip)
-    middle = _score_place(axis, statistics.median(values))
+    middle = _score_place(axis, phrasing.middle("psnr", values))
     drawing.line(middle, y + 20, middle, y + 36, f"median {kind}")
 
 

@@ -1,10 +1,10 @@
 """Findings of all seeds together, as figures and comparisons show them."""
 
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from medbreach.conclusion import Conclusion
+from medbreach.report import phrasing
 from medbreach.statistics import chance, wilson
 from medbreach.types import Finding, Rate, Role, Verdict
 
@@ -91,6 +91,15 @@ def grouped(findings: Iterable[Finding], conclusion: Conclusion) -> list[Group]:
     ]
 
 
+def median_scores(finding: Finding) -> dict[str, float | None]:
+    """Return the median of each score over the matched records; None if there is none."""
+    found: dict[str, float | None] = {}
+    for name, scores in finding.scores.items():
+        there = [s for s in scores if s is not None]
+        found[name] = phrasing.middle(name, there) if there else None
+    return found
+
+
 def with_role(groups: Iterable[Group], *roles: Role) -> list[Group]:
     """Return the groups that have one of these roles."""
     return [group for group in groups if group.role in roles]
@@ -109,4 +118,4 @@ def baseline(groups: Sequence[Group], metric: str, image: str) -> float | None:
         for f in group.findings
         if image in f.baselines.get(metric, {})
     ]
-    return statistics.median(found) if found else None
+    return phrasing.middle(metric, found) if found else None

@@ -27,7 +27,7 @@ def render_html(record: RunRecord, redact: bool = False) -> str:
     Raises:
         RecordError: The record is damaged.
     """
-    summary = summarise(record)
+    summary = summarise(record, redact=redact)
     return _environment().get_template("report.html.j2").render(_page(record, summary, redact))
 
 

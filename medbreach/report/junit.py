@@ -23,8 +23,7 @@ def render_junit(record: RunRecord, redact: bool = False) -> str:
     A leak is a failure; what is inconclusive, failed or missing is an error. A seed that is
     inconclusive by itself is skipped if all seeds together are not.
     """
-    del redact
-    summary = summarise(record)
+    summary = summarise(record, redact=redact)
     name = f"medbreach.{summary.resolved['case']['name']}"
     conclusion = summary.conclusion
     answered = {

@@ -3,8 +3,9 @@
 import json
 from typing import Any
 
-from medbreach.conclusion import false_claims, median_scores
+from medbreach.conclusion import false_claims
 from medbreach.record import RunRecord, encode
+from medbreach.report.groups import median_scores
 from medbreach.report.summary import limits, summarise, threat_model
 from medbreach.settings import plain
 from medbreach.statistics import chance, wilson
@@ -17,8 +18,7 @@ def render_json(record: RunRecord, redact: bool = False) -> str:
     ``findings`` holds the attacks and the blind controls, ``controls`` the cases that attacks must
     solve. There are no images in it either way.
     """
-    del redact
-    summary = summarise(record)
+    summary = summarise(record, redact=redact)
     rows = [_row(line.id, line.finding) for line in summary.lines]
     report = {
         "verdict": summary.conclusion.verdict,

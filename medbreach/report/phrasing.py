@@ -1,6 +1,8 @@
 """Numbers and names in words, the same in every report."""
 
 import math
+import statistics
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from medbreach.types import Finding, Rate, Role, Verdict
@@ -44,6 +46,19 @@ MEASURES: Final = {
 def measure(name: str) -> Measure:
     """Return how a score is spoken of."""
     return MEASURES.get(name, Measure(name))
+
+
+def middle(name: str, values: Iterable[float]) -> float:
+    """Return the median of a score; of the two in the middle, the one that is less close.
+
+    Their mean would be the score of no image: of two exact claims and two bad ones, PSNR would look
+    like a triumph and squared error like a failure.
+
+    >>> middle("psnr", [20.0, math.inf]), middle("mse", [0.0, 0.5])
+    (20.0, 0.5)
+    """
+    lower = measure(name).better != "lower"
+    return statistics.median_low(values) if lower else statistics.median_high(values)
 
 
 def score(name: str, value: float | None) -> str:

@@ -41,9 +41,12 @@ class _Cut(NamedTuple):
 
 
 def pictures_of(
-    image: Float[Tensor, "channels *space"], spec: ImageSpec, side: int = LARGEST
+    image: Float[Tensor, "channels *space"],
+    spec: ImageSpec,
+    side: int = LARGEST,
+    places: Sequence[int] | None = None,
 ) -> tuple[Picture, ...]:
-    """Return an image as pictures: itself, or three planes through the centre of a volume.
+    """Return an image as pictures: itself, or three planes through a volume.
 
     The bounds of the spec are black and white, so that pictures of different images compare. Images
     of three channels are in colour; of other numbers of channels the first is shown.
@@ -52,11 +55,13 @@ def pictures_of(
         image: Intensities in the spec's unit.
         spec: What is known about the image.
         side: Pixels of the longer side at most; larger pictures are reduced.
+        places: Where a volume's planes lie along its axes; None for its centre.
     """
     shown = image if len(image) == 3 else image[:1]
     low, high = spec.bounds
     pixels = ((shown - low) / (high - low)).clamp(0, 1).numpy() * 255
-    cuts = _planes(pixels, spec) if pixels.ndim == 4 else [_whole(pixels, spec)]
+    places = places or [size // 2 for size in spec.space]
+    cuts = _planes(pixels, spec, places) if pixels.ndim == 4 else [_whole(pixels, spec)]
     widest = max(cut.pixels.shape[1] * cut.pixel[1] for cut in cuts)
     return tuple(_picture(cut, widest, side) for cut in cuts)
 
@@ -65,6 +70,13 @@ def side_for(images: int, spec: ImageSpec) -> int:
     """Return the longer side of pictures with which a number of images keeps a page small."""
     planes = 3 if len(spec.space) == 3 else 1
     return max(SMALLEST, min(LARGEST, math.isqrt(PIXELS // max(1, images * planes))))
+
+
+def liveliest(image: Float[Tensor, "channels *space"]) -> tuple[int, ...]:
+    """Return where along each spatial axis the plane across it varies most: it shows most."""
+    first = image[0]
+    planes = (first.movedim(axis, 0).flatten(1) for axis in range(first.ndim))
+    return tuple(int(across.std(1).argmax()) for across in planes)
 
 
 def is_reduced(spec: ImageSpec, side: int) -> bool:
@@ -87,7 +99,9 @@ def _whole(pixels: Float[np.ndarray, "channels height width"], spec: ImageSpec) 
 
 
 def _planes(
-    pixels: Float[np.ndarray, "channels depth height width"], spec: ImageSpec
+    pixels: Float[np.ndarray, "channels depth height width"],
+    spec: ImageSpec,
+    places: Sequence[int],
 ) -> list[_Cut]:
     """Return the planes as radiologists look at them, or as stored if the orientation is unknown.
 
@@ -95,7 +109,7 @@ def _planes(
     coronal one from the front, so the patient's right is on the left; a sagittal plane has the
     front on the left.
     """
-    z, y, x = (size // 2 for size in spec.space)
+    z, y, x = places
     stored = np.moveaxis(pixels, 0, -1)
     if not is_oriented(spec):
         return [
@@ -143,14 +157,15 @@ def explain(spec: ImageSpec, side: int) -> Sequence[str]:
         sentences.append(f"The first of {spec.channels} channels is shown.")
     if is_oriented(spec):
         sentences.append(
-            "Each volume is shown as three planes through its centre. Axial: front up, the "
-            "patient's right on the left. Coronal: head up, the patient's right on the left. "
-            "Sagittal: head up, front on the left."
+            "Each volume is shown as three planes, each where the private original varies most "
+            "along its axis. Axial: front up, the patient's right on the left. Coronal: head up, "
+            "the patient's right on the left. Sagittal: head up, front on the left."
         )
     elif len(spec.space) == 3:
         sentences.append(
-            "Each volume is shown as three planes through its centre, as stored: voxel size and "
-            "orientation are not known."
+            "Each volume is shown as three planes, each where the private original varies most "
+            "along its axis, as stored: voxel size and orientation are not known, or not the same "
+            "in all."
         )
     if is_reduced(spec, side):
         sentences.append(f"Pictures are reduced to {side} pixels on the longer side.")

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable
 
-from medbreach.conclusion import false_claims, median_scores
+from medbreach.conclusion import false_claims
 from medbreach.record import RunRecord
 from medbreach.report import phrasing
+from medbreach.report.groups import median_scores
 from medbreach.report.summary import Summary, limits, summarise, threat_model
 from medbreach.statistics import chance, wilson
 from medbreach.text import legible
@@ -26,8 +27,7 @@ COLUMNS = (
 
 def render_text(record: RunRecord, redact: bool = False) -> str:
     """Return a run's report as text."""
-    del redact
-    summary = summarise(record)
+    summary = summarise(record, redact=redact)
     threats = threat_model(summary.resolved)
     sections = [
         summary.conclusion.sentence,

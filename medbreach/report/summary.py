@@ -37,8 +37,12 @@ class Summary(NamedTuple):
         return found
 
 
-def summarise(record: RunRecord) -> Summary:
+def summarise(record: RunRecord, *, redact: bool = False) -> Summary:
     """Read a run.
+
+    Args:
+        record: The run.
+        redact: Leave the paths of images and weights out: folders may be named after people.
 
     Raises:
         RecordError: It is damaged.
@@ -47,11 +51,30 @@ def summarise(record: RunRecord) -> Summary:
     absent = [key for key in _NEEDED if key not in header]
     if absent:
         raise RecordError(f"{record.folder / HEADER} is damaged: it has no {', '.join(absent)}")
+    if redact:
+        header = _without_paths(header)
     done = {line.id for line in lines}
     missing = tuple(attempt for attempt in header["attempts"] if attempt not in done)
     alpha = header["resolved"]["audit"]["alpha"]
     conclusion = conclude([x.finding for x in lines], header["attempts"], alpha)
     return Summary(header, lines, conclusion, missing)
+
+
+def _without_paths(header: dict[str, Any]) -> dict[str, Any]:
+    case = header["resolved"]["case"]
+    paths = [path for path in (case["data"].get("path"), case["weights"]) if path]
+
+    def masked(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: masked(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [masked(inner) for inner in value]
+        for path in paths if isinstance(value, str) else ():
+            value = value.replace(path, "(left out)")
+        return value
+
+    redacted: dict[str, Any] = masked(header)
+    return redacted
 
 
 def threat_model(resolved: Mapping[str, Any]) -> dict[str, str]:
@@ -85,8 +108,9 @@ def limits(summary: Summary) -> list[str]:
     found = [
         "An audit shows what these attacks found; a stronger or luckier attack may find more. "
         "No leak found is not a proof of privacy.",
-        "Decoys are records of other patients of the same data set and class. "
-        "Identification among them is not identification in the world.",
+        f"Decoys are images of other {images['patients_are']}, from the same data set"
+        f"{' and of the same class' if images['labelled'] else ''}. Identification among them is "
+        "not identification in the world.",
     ]
     if images["note"]:
         found.append(sentence(images["note"]))
@@ -163,7 +187,7 @@ def _knowledge_words(user: Mapping[str, Any], server: Mapping[str, Any]) -> str:
         words
         for key, words in (
             ("provide_num_data_points", "the number of records"),
-            ("provide_labels", "their labels (such as diagnoses)"),
+            ("provide_labels", "their labels"),
             ("provide_buffers", "the statistics of the client's normalisation layers"),
             ("provide_local_hyperparams", "how the client trained"),
         )
@@ -171,11 +195,11 @@ def _knowledge_words(user: Mapping[str, Any], server: Mapping[str, Any]) -> str:
     ]
     besides = f"Clients also tell it {_listed(told)}." if told else "Clients tell it nothing else."
     mode = (
-        "Normalisation layers use statistics that the server sends."
+        "Normalisation layers, if there are any, use statistics that the server sends."
         if server["provide_public_buffers"]
-        else "Normalisation layers use the statistics of the client's own batch."
+        else "Normalisation layers, if there are any, use the statistics of the client's own batch."
     )
-    holds = " It holds public images of other people." * server["has_external_data"]
+    holds = " It holds public images of others." * server["has_external_data"]
     return f"{besides} {mode}{holds}"
 
 

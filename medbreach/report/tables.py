@@ -1,7 +1,6 @@
 """The tables of the page."""
 
 import json
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -93,7 +92,8 @@ def blind_table(lines: Iterable[Line]) -> Table:
     )
     found = [line.finding for line in lines if line.finding.role is Role.BLIND]
     return Table(
-        "Blind controls: they ignore the update, so they must not beat chance",
+        "Blind controls: they ignore the update, so no more than luck explains may be identified "
+        "(p at least 0.001)",
         columns,
         tuple(map(_blind_row, found)),
     )
@@ -130,7 +130,7 @@ def likeness_table(groups: Sequence[Group]) -> Table:
 def baseline_table(groups: Sequence[Group]) -> Table:
     """Return the scores of claims beside those of images that show nothing of a record."""
     columns = _columns(
-        "attack|defenses|score|closer is|#claims|#black image|#mean image|#nearest decoy"
+        "attack|defenses|score|closer is|#claims|#black image|#mean image|#likest decoy"
     )
     shown = with_role(groups, Role.ATTACK, Role.BLIND)
     rows = [
@@ -196,7 +196,7 @@ def _solvable_row(finding: Finding) -> tuple[Cell, ...]:
         str(finding.seed),
         phrasing.share(wilson(sum(finding.identified), finding.records)),
         _chance(finding),
-        phrasing.score("psnr", statistics.median(scores) if scores else None),
+        phrasing.score("psnr", phrasing.middle("psnr", scores) if scores else None),
         _control_verdict(finding),
         f"{finding.seconds:.1f} s" if finding.p_value is not None else NOTHING,
     )
@@ -208,7 +208,7 @@ def _control_verdict(finding: Finding) -> Cell:
 
 def _score_row(group: Group, metric: str) -> tuple[Cell, ...]:
     known = phrasing.measure(metric)
-    median = statistics.median(group.scores(metric))
+    median = phrasing.middle(metric, group.scores(metric))
     images = [
         phrasing.score(metric, baseline([group], metric, image))
         for image in ("black", "mean", "nearest_decoy")

@@ -10,7 +10,15 @@ import torch
 from PIL import Image
 
 from medbreach.datasets.nifti import read_volume
-from medbreach.report.pictures import LARGEST, PIXELS, SMALLEST, explain, pictures_of, side_for
+from medbreach.report.pictures import (
+    LARGEST,
+    PIXELS,
+    SMALLEST,
+    explain,
+    liveliest,
+    pictures_of,
+    side_for,
+)
 from medbreach.types import ImageSpec
 
 SIZE = 9  # voxels along each axis: the middle plane is index 4
@@ -87,7 +95,16 @@ def test_unknown_orientation_is_shown_as_stored_and_says_so():
     pictures = pictures_of(volume, spec)
     assert [p.plane for p in pictures] == ["across depth", "across height", "across width"]
     np.testing.assert_array_equal(shown(pictures[0]), (volume[0, 2] * 255).round().byte().numpy())
-    assert "orientation are not known" in " ".join(explain(spec, LARGEST))
+    assert "voxel size and orientation are not known" in " ".join(explain(spec, LARGEST))
+
+
+def test_planes_go_where_there_is_something_to_see():
+    volume = torch.zeros(1, 6, 7, 8)
+    volume[0, 1, 2:, 5:] = torch.rand(5, 3)
+    assert liveliest(volume)[0] == 1
+    spec = ImageSpec(1, (6, 7, 8))
+    across, *_ = pictures_of(volume, spec, places=(1, 3, 4))
+    np.testing.assert_array_equal(shown(across), (volume[0, 1] * 255).round().byte().numpy())
 
 
 def test_bounds_are_black_and_white():

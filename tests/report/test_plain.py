@@ -164,3 +164,17 @@ def test_a_report_that_cannot_be_written_leaves_no_half(photographs, tmp_path):
     with pytest.raises(RecordError, match="cannot be written"):
         write("text", "text", tmp_path / "file" / "folder")
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("form", ["html", "json", "text", "junit"])
+def test_redacted_it_holds_no_path(edit, photographs, form):
+    """Folders may be named after people."""
+
+    def change(header):
+        header["resolved"]["case"]["data"]["path"] = "./scans of Jane Doe"
+        header["resolved"]["case"]["weights"] = "doe.pt"
+        header["overrides"] = ["case.data.path=./scans of Jane Doe", "case.weights=doe.pt"]
+
+    record = edit(photographs, change)
+    assert "Jane" not in render(record, form, redact=True)
+    assert "doe.pt" not in render(record, form, redact=True)
