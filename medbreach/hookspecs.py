@@ -48,7 +48,7 @@ def medbreach_defenses() -> Iterable[type[Defense]]:
 def medbreach_metrics() -> Iterable[type[Metric]]:
     """Return the metrics that this plugin offers, as classes.
 
-    Every audit scores with them, beside those that ``audit.metrics`` names.
+    An audit scores with those that ``audit.metrics`` names.
     """
 
 

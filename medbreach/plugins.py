@@ -1,6 +1,5 @@
 """Finding what is installed: the plugin manager, and look-ups by name."""
 
-import dataclasses
 import difflib
 import functools
 import importlib
@@ -196,14 +195,14 @@ def by_name(offers: Iterable[Any], kind: type[C]) -> dict[str, type[C]]:
     found: dict[str, type[C]] = {}
     for component in (component for offer in offers for component in _listed(offer, kind)):
         _check_offer(component, kind)
-        other = found.setdefault(component.name, component)
+        other = found.setdefault(component.name.lower(), component)
         if other is not component:
             modules = " and ".join(sorted([other.__module__, component.__module__]))
             raise PluginError(
                 f"{modules} both offer {component.name!r}: rename one, or leave one out with "
                 "MEDBREACH_BLOCK=NAME; 'medbreach list plugins' has the names"
             )
-    return dict(sorted(found.items(), key=lambda item: item[0].lower()))
+    return {component.name: component for _, component in sorted(found.items())}
 
 
 def pick(kinds: Mapping[str, type[C]], name: str, what: str) -> type[C]:
@@ -231,16 +230,17 @@ def _listed(offer: Any, kind: type[Component]) -> list[Any]:
 def _check_offer(component: Any, kind: type[Component]) -> None:
     if not (isinstance(component, type) and issubclass(component, kind)):
         raise PluginError(f"{component!r} was offered as {kind.__name__}, which it is not")
+    who = f"{component.__module__}.{component.__name__}"
     for attribute in ("name", "source"):
         if not isinstance(getattr(component, attribute, None), str):
-            raise PluginError(
-                f"{component.__module__}.{component.__name__} has no {attribute}: add "
-                f'{attribute}: ClassVar[str] = "..."'
-            )
-    if not dataclasses.is_dataclass(component):
+            raise PluginError(f'{who} has no {attribute}: add {attribute}: ClassVar[str] = "..."')
+    own = vars(component).get("__dataclass_params__")
+    if own is None or not own.frozen:
+        raise PluginError(f"{who} is no frozen dataclass: put @dataclass(frozen=True) above it")
+    below = component.__mro__[: component.__mro__.index(kind)]
+    if any("__call__" in vars(base) for base in below):
         raise PluginError(
-            f"{component.__module__}.{component.__name__} is no dataclass: put "
-            "@dataclass(frozen=True) above the class"
+            f"{who} overrides __call__, which checks what the component returns: leave it alone"
         )
 
 

@@ -157,6 +157,14 @@ def test_a_built_in_name_is_taken(installed):
         plugins.metrics()
 
 
+def test_a_name_in_other_letters_is_taken_too(installed):
+    with (
+        installed(usurper=METRIC.format(name="PSNR", score="1")),
+        pytest.raises(PluginError, match=r"both offer '(PSNR|psnr)'"),
+    ):
+        plugins.metrics()
+
+
 def test_blocking_switches_a_plugin_off(installed, monkeypatch):
     code = DEFENSE.format(name="twin", change="g")
     monkeypatch.setenv("MEDBREACH_BLOCK", "second, ")
@@ -185,13 +193,18 @@ def test_a_name_to_block_that_no_plugin_has(monkeypatch):
         ("[type('Bare', (Metric,), {})]", ".Bare has no name: add name: ClassVar[str]"),
         (
             "[type('Bare', (Metric,), {'name': 'bare', 'source': 'me'})]",
-            ".Bare is no dataclass: put @dataclass(frozen=True) above the class",
+            ".Bare is no frozen dataclass: put @dataclass(frozen=True) above it",
+        ),
+        (
+            "[dataclasses.dataclass(frozen=True)(type('Lax', (PSNR,), {'name': 'lax', "
+            "'__call__': lambda *_: None}))]",
+            ".Lax overrides __call__, which checks what the component returns: leave it alone",
         ),
     ],
 )
 def test_offers_that_are_no_components(installed, returned, sentence):
     code = (
-        "from medbreach import Metric, hookimpl\n"
+        "import dataclasses\nfrom medbreach import Metric, hookimpl\n"
         "from medbreach.metrics import PSNR\n"
         f"@hookimpl\ndef medbreach_metrics(): return {returned}\n"
     )

@@ -41,6 +41,9 @@ class AnyImage:
             started = torch.randn(shape, **self.setup)
         elif any(word in init for word in TILED):
             started = self._tiled(shape)
+        elif "dark" in init:  # breaching sets the blue channel
+            black = torch.zeros(shape, **self.setup)
+            started = (black - self.dm) / self.ds if "-true" in init else black
         else:
             started = super()._initialize_data(shape).detach()  # type: ignore[misc]
         started.requires_grad = True

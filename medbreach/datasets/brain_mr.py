@@ -27,8 +27,8 @@ class BrainMR(Dataset):
     surrounds the head.
 
     There is one subject, so the place stands for the patient: both time points of a place stay
-    together, and so do slices of a tile less than about 10 mm apart. There are no labels: the case
-    makes them up.
+    together, and so do slices of a tile in one slab of 10 mm. There are no labels: the case makes
+    them up.
 
     Attributes:
         space: Height and width of tiles of axial slices, which lie with the front up and the

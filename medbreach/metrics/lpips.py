@@ -1,6 +1,5 @@
 """Learned perceptual similarity, where its weights are."""
 
-import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -21,9 +20,8 @@ Images = Float[Tensor, "records channels *space"]
 class LPIPS(Metric):
     """Learned perceptual image patch similarity of 2D images, grey ones repeated over RGB.
 
-    It is absent, with the reason, unless torchmetrics and lpips are installed
-    (``pip install "medbreach[lpips]"``) and the backbone's weights lie in torch's hub cache:
-    nothing is downloaded during an audit.
+    It is absent, with the reason, unless the backbone's weights lie in torch's hub cache: nothing
+    is downloaded during an audit.
 
     Attributes:
         backbone: Network whose features are compared.
@@ -58,7 +56,5 @@ class LPIPS(Metric):
 
     def missing(self) -> str:
         """Return why the metric cannot run on this machine, or ``""``."""
-        if importlib.util.find_spec("torchmetrics") is None:
-            return 'lpips is not installed: pip install "medbreach[lpips]"'
         weights = Path(torch.hub.get_dir()) / "checkpoints" / BACKBONES[self.backbone]
         return "" if weights.is_file() else f"lpips weights are not at {weights}"
