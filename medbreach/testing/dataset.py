@@ -37,7 +37,6 @@ def _check_entries(name: str, collection: Collection) -> None:
     patients, classes = set(), len(collection.classes or ())
     for k, entry in enumerate(collection.entries):
         where = f"{name}, entry {k}"
-        require(bool(entry.patient), f"{where}: the patient is not known")
         require(bool(entry.place), f"{where}: the place that an error would name is missing")
         require(
             entry.label is None or 0 <= entry.label < classes,

@@ -485,7 +485,7 @@ def test_a_data_set_of_one_patient():
 
 def test_a_data_set_whose_patients_are_not_known():
     entries = [replace(e, patient="") for e in tiny_collection((8, 8), 1).entries]
-    broken(opened(entries=entries), "tiny, entry 0: the patient is not known")
+    broken(opened(entries=entries), "has no patient")
 
 
 def test_a_data_set_with_a_wrong_spec():
