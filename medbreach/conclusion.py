@@ -176,15 +176,14 @@ def _reasons(findings: Sequence[Finding], cells: Sequence[Cell], missing: int) -
 
 def _cautions(cells: Sequence[Cell]) -> Iterable[str]:
     """Yield what a reader should know who takes no leak found for safety."""
-    few = [
-        c.identified for c in cells if c.verdict is Verdict.NO_LEAK and c.identified.high > LOOSE
-    ]
-    if few:
-        least = max(few, key=lambda rate: rate.high)
+    quiet = [cell for cell in cells if cell.verdict is Verdict.NO_LEAK]
+    loosest = max(quiet, key=lambda cell: cell.identified.high, default=None)
+    if loosest is not None and loosest.identified.high > LOOSE:
+        rate = loosest.identified
+        records = f"{rate.total} private record{'s' * (rate.total != 1)}"
         yield (
-            f"{least.total} private record{'s' * (least.total != 1)} cannot show more: an attack "
-            f"that identifies up to {least.high:.0%} of all records is not ruled out; raise "
-            "audit.seeds."
+            f"{records} cannot show more: that {loosest.attack} identifies up to {rate.high:.0%} of "
+            "all records is not ruled out; raise audit.seeds."
         )
 
 
