@@ -182,8 +182,8 @@ def _cautions(cells: Sequence[Cell]) -> Iterable[str]:
         rate = loosest.identified
         records = f"{rate.total} private record{'s' * (rate.total != 1)}"
         yield (
-            f"{records} cannot show more: that {loosest.attack} identifies up to {rate.high:.0%} of "
-            "all records is not ruled out; raise audit.seeds."
+            f"{records} cannot show more: that {loosest.attack} identifies up to {rate.high:.0%} "
+            "of all records is not ruled out; raise audit.seeds."
         )
 
 
