@@ -69,9 +69,10 @@ def _without_paths(header: dict[str, Any]) -> dict[str, Any]:
             return {key: masked(inner) for key, inner in value.items()}
         if isinstance(value, list):
             return [masked(inner) for inner in value]
-        for path in paths if isinstance(value, str) else ():
-            value = value.replace(path, "(left out)")
-        return value
+        key, equals, _ = value.partition("=") if isinstance(value, str) else ("", "", "")
+        if equals and key.endswith((".path", ".weights")):
+            return f"{key}=(left out)"
+        return "(left out)" if value in paths else value
 
     redacted: dict[str, Any] = masked(header)
     return redacted
