@@ -118,6 +118,7 @@ def raises(error):
     ("act", "verdict", "note"),
     [
         (raises(NotApplicable("needs more")), Verdict.NOT_APPLICABLE, "needs more"),
+        (raises(Refused("no")), Verdict.FAILED, "scripted refused, which only a defense may"),
         (raises(RuntimeError("boom\nbang")), Verdict.FAILED, "RuntimeError: boom bang"),
         (lambda e: torch.zeros(2, 3, 8, 8), Verdict.FAILED, "shape (3, 8, 8), not (3, 32, 32)"),
         (lambda e: torch.full((1, 3, 32, 32), torch.nan), Verdict.FAILED, "not finite"),

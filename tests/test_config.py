@@ -458,3 +458,9 @@ def test_an_empty_path():
     """The working directory is not meant."""
     sentence = "case.data.path must be a path, got ''"
     assert refusal("case=my_folder", "case.data.path=") == sentence
+
+
+def test_defaults_that_lead_back_to_the_file(tmp_path):
+    (tmp_path / "case").mkdir()
+    (tmp_path / "case" / "round.yaml").write_text("defaults: [round]\n")
+    assert "defaults lead back to the file itself" in refusal("case=round", folder=tmp_path)

@@ -320,11 +320,20 @@ def test_a_broken_metric_is_named_and_hides_no_leak(installed, tmp_path, score, 
     assert set(leak.scores) == {"psnr"}
 
 
-def test_a_listener_that_raises_does_not_stop_an_audit(installed, tmp_path):
-    code = HOOK.format(signature="medbreach_finding(finding)", body="1 / 0")
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("1 / 0", "plugin deaf failed in medbreach_finding: ZeroDivisionError: division by zero"),
+        (
+            "from medbreach import DataError; raise DataError('full')",
+            "plugin failed in medbreach_finding: full",
+        ),
+    ],
+)
+def test_a_listener_that_raises_does_not_stop_an_audit(installed, tmp_path, body, told):
+    code = HOOK.format(signature="medbreach_finding(finding)", body=body)
     with installed(deaf=code):
         ran, findings = audited(tmp_path / "run", "attack=example_one_row")
     assert ran.code == 1
     assert len(findings) == 4
-    told = "plugin deaf failed in medbreach_finding: ZeroDivisionError: division by zero"
     assert told in ran.err

@@ -317,6 +317,31 @@ def test_a_defense_may_refuse_what_the_server_sent(sampled):
         play(case, sampled(case), [Suspicious()], Seeds(0), CPU)
 
 
+def test_what_a_defense_does_while_it_vets_stays_with_the_client(sampled):
+    class Wiping(Halving):
+        name: ClassVar[str] = "wiping"
+
+        def vet(self, model, spec):
+            for p in model.parameters():
+                p.data.zero_()
+
+    case = case_for()
+    (exchange,) = play(case, sampled(case), [Wiping()], Seeds(0), CPU)
+    assert any(p.abs().sum() > 0 for p in exchange.model.parameters())
+
+
+def test_a_server_that_returns_a_bare_network(sampled):
+    class Bare(HonestServer):
+        name: ClassVar[str] = "bare"
+
+        def plant(self, model, spec, public, rng):
+            return model
+
+    case = case_for(server=Bare())
+    with pytest.raises(ContractError, match=r"bare returned a .*, no Planted network"):
+        play(case, sampled(case), [], Seeds(0), CPU)
+
+
 def test_several_queries_are_several_rounds_over_the_same_records(sampled):
     case = case_for(server=HonestServer(num_queries=2))
     exchange = exchange_of(case, sampled(case))

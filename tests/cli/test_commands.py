@@ -208,6 +208,14 @@ def test_exit_codes(verdict, count, threshold, code):
     assert exit_code(conclusion_of(verdict, count), threshold) == code
 
 
+def test_a_small_leak_does_not_hide_what_is_inconclusive():
+    """Below the bound of ``--fail-on`` the other attacks decide."""
+    leak, other = (conclusion_of(v, 1).cells[0] for v in (Verdict.LEAK, Verdict.INCONCLUSIVE))
+    both = Conclusion(Verdict.LEAK, "", (), (leak, other))
+    assert exit_code(both, 0.25) == 1
+    assert exit_code(both, 0.5) == 3
+
+
 def test_without_out_the_folder_is_named_after_the_case(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     ran = run_program("audit", *LEAKING, "case.name=../a b/ü", "-q")

@@ -207,6 +207,16 @@ def test_damage_anywhere_is_told(tmp_path, head, capfd):
     assert printed.out + printed.err == ""
 
 
+def test_a_header_that_promises_more_than_the_file_can_hold(tmp_path, head):
+    image = nibabel.Nifti1Image(np.zeros((2, 2, 2), np.int16), head.affine)
+    raw = bytearray(image.to_bytes())
+    raw[40:56] = np.array([3, 30000, 30000, 30000, 1, 1, 1, 1], "<i2").tobytes()
+    (tmp_path / "a.nii.gz").write_bytes(gzip.compress(bytes(raw)))
+    assert refused(tmp_path, form="blocks", space=(8, 16, 16)) == (
+        "a.nii.gz is cut off: its header says 30000 x 30000 x 30000 voxels; replace it"
+    )
+
+
 def test_text_named_as_volume(tmp_path):
     (tmp_path / "a.nii").write_text("no volume" * 100)
     assert refused(tmp_path).startswith("a.nii is no NIfTI file")

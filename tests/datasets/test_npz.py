@@ -149,6 +149,11 @@ def test_negative_labels(save, patches):
     assert "has the label -1 in val_labels" in refused(save(patches, val_labels=np.array([0, -1])))
 
 
+def test_a_label_that_no_class_can_have(save, patches):
+    huge = refused(save(patches, val_labels=np.array([0, 199 * 10**9])))
+    assert huge == "images.npz has a label 199000000000: classes are numbered from 0 on"
+
+
 def test_shapes_that_are_no_images(save, patches):
     assert "train_images of 6 x 3072: it must be (N, H, W)" in refused(
         save(patches.reshape(12, -1))
