@@ -19,7 +19,6 @@ from medbreach.errors import (
     ContractError,
     DataError,
     InputError,
-    MedbreachError,
     ModelError,
     NotApplicable,
     RecordError,
@@ -33,7 +32,7 @@ from medbreach.randomness import Seeds
 from medbreach.round import honest_network, planted, play
 from medbreach.scoring import Score, Scorer
 from medbreach.statistics import tail
-from medbreach.text import in_a_line
+from medbreach.text import blaming, in_a_line
 from medbreach.types import Exchange, Finding, Reconstruction, Role, Verdict
 from medbreach.verdicts import judge
 
@@ -122,14 +121,8 @@ def check(plan: Plan, collection: Collection) -> Sample:
     network = honest_network(plan.case, sample, Seeds(first))
     _try_loss(plan.case, network, sample)
     public = sample.public if plan.case.server.has_external_data else sample.public[:0]
-    try:
+    with blaming(ModelError, f"{plan.case.server.name} cannot change the network"):
         planted(plan.case.server, network, sample.spec, public, Seeds(0).stream("check"))
-    except MedbreachError:
-        raise
-    except Exception as error:
-        raise ModelError(
-            f"{plan.case.server.name} cannot change the network: {in_a_line(error)}"
-        ) from error
     return sample
 
 
@@ -141,16 +134,12 @@ def _try_loss(case: Case, network: nn.Module, sample: Sample) -> None:
     """
     images = sample.spec.normalise(sample.public[:2])
     labels = torch.full((len(images),), sample.classes - 1)
-    try:
+    failure = f"the loss of {case.model.name} cannot be computed for {sample.classes} classes"
+    with blaming(ModelError, failure):
         loss = case.model.loss()(network.eval()(images), labels)
         weights = [p for p in network.parameters() if p.requires_grad]
         torch.autograd.grad(loss, weights, allow_unused=True)
         value = float(loss.detach())
-    except Exception as error:
-        raise ModelError(
-            f"the loss of {case.model.name} cannot be computed for {sample.classes} classes: "
-            f"{in_a_line(error)}"
-        ) from error
     if not math.isfinite(value):
         raise ModelError(f"the loss of {case.model.name} is {value} before any training")
 

@@ -5,7 +5,6 @@ The trees are searched in this order: the user's folder, ours, each plugin's, th
 
 import contextlib
 import importlib.util
-import itertools
 import re
 import textwrap
 from collections.abc import Mapping
@@ -113,12 +112,12 @@ def file_of(group: str, name: str, folder: Path | None = None) -> Path | None:
 def comment(group: str, name: str) -> str:
     """Return the first sentence of a choice's file if it begins with a comment."""
     file = file_of(group, name)
-    lines = file.read_text().splitlines() if file else []
     words = ""
-    for line in itertools.takewhile(lambda line: line.strip("# "), lines):
-        if not line.startswith("#") or words.endswith("."):
+    for line in file.read_text().splitlines() if file else []:
+        text = line.strip("# ")
+        if not line.startswith("#") or not text or words.endswith("."):
             break
-        words = f"{words} {line.lstrip('# ').strip()}".strip()
+        words = f"{words} {text}"
     sentence = re.split(r"(?<!et al)(?<=\.) (?=[A-Z])", words, maxsplit=1)[0]
     return textwrap.shorten(sentence, LINE, placeholder=" ...")
 

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from medbreach.errors import DataError, MedbreachError
-from medbreach.text import in_a_line
+from medbreach.errors import DataError
+from medbreach.text import blaming
 from medbreach.types import ImageSpec
 
 Affine = tuple[tuple[float, ...], ...]
@@ -73,12 +73,8 @@ class Collection:
             DataError: It is damaged, has the wrong shape, holds NaN, or is the same everywhere.
         """
         entry = self.entries[index]
-        try:
+        with blaming(DataError, f"{entry.place} cannot be read"):
             image = entry.read().to(torch.float32)
-        except MedbreachError:
-            raise
-        except Exception as error:
-            raise DataError(f"{entry.place} cannot be read: {in_a_line(error)}") from error
         if tuple(image.shape) != self.spec.shape:
             raise DataError(
                 f"{entry.place} has shape {tuple(image.shape)}, the others {self.spec.shape}"

@@ -46,7 +46,10 @@ SAMPLES: Final = "samples"
 CLAIMS: Final = "claims"
 SAME: Final = 1e-5  # of the bounds: how far apart the same image may be on two machines
 
-_OURS: Final = (HEADER, FINDINGS, SAMPLES, CLAIMS, LOCK, "report.*", ".checkpoint-*", f"*{PARTIAL}")
+_OURS: Final = (
+    HEADER, FINDINGS, SAMPLES, CLAIMS, LOCK,
+    "report.*", "report-redacted.*", ".checkpoint-*", f"*{PARTIAL}",
+)  # fmt: skip
 
 
 class Images(NamedTuple):

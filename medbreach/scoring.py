@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -17,7 +16,7 @@ from medbreach.components import Metric
 from medbreach.errors import ContractError, NotApplicable
 from medbreach.metrics.ssim import pairwise_ssim
 from medbreach.randomness import Seeds
-from medbreach.statistics import wilson
+from medbreach.statistics import middle, wilson
 from medbreach.text import in_a_line
 from medbreach.types import ImageSpec, Rate, Reconstruction
 from medbreach.whitening import Whitening, correlation
@@ -179,11 +178,10 @@ class Scorer:
             "mean": self.sample.public.mean(0).expand_as(truth),
             "nearest_decoy": self.sample.decoys[mse.argmin(1)],
         }
-        middle = statistics.median_low if metric.better == "higher" else statistics.median_high
         found = {}
         for name, image in nothing.items():
             with contextlib.suppress(ContractError):
-                found[name] = middle(metric(image, truth, spec).tolist())
+                found[name] = middle(metric(image, truth, spec).tolist(), metric.better)
         return found
 
     def null(self, pool: Float[Tensor, "pool channels *space"], draws: int, seeds: Seeds) -> Rate:

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import logging
 import platform
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +25,6 @@ from medbreach.encoding import encode
 from medbreach.errors import (
     ContractError,
     DataError,
-    MedbreachError,
     ModelError,
     NotApplicable,
     RecordError,
@@ -36,7 +34,7 @@ from medbreach.plan import Attempt, Plan
 from medbreach.progress import FileWatch, Watch
 from medbreach.record import RunRecord
 from medbreach.settings import plain
-from medbreach.text import in_a_line
+from medbreach.text import blaming
 from medbreach.types import Finding
 
 PACKAGES = (
@@ -45,8 +43,6 @@ PACKAGES = (
 )  # fmt: skip
 
 Settings = Mapping[str, Any]
-
-log = logging.getLogger(__name__)
 
 
 class Follower:
@@ -104,15 +100,8 @@ def _opened(dataset: Dataset) -> Collection:
     Raises:
         DataError: Its code fails, or returns something else.
     """
-    try:
+    with blaming(DataError, f"the images of {dataset.name} cannot be opened"):
         collection = dataset.open()
-    except MedbreachError:
-        raise
-    except Exception as error:
-        log.debug("%s failed", dataset.name, exc_info=True)
-        raise DataError(
-            f"the images of {dataset.name} cannot be opened: {in_a_line(error)}"
-        ) from error
     if not isinstance(collection, Collection):
         raise DataError(f"{dataset.name} returned a {type(collection).__name__}, no Collection")
     return collection

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import statistics
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -29,6 +30,22 @@ def wilson(count: int, total: int) -> Rate:
     low = 0.0 if count == 0 else max(0.0, centre - half)
     high = 1.0 if count == total else min(1.0, centre + half)
     return Rate(count, total, low, high)
+
+
+def middle(values: Iterable[float], better: str) -> float:
+    """Return the median; of the two in the middle, the one that is less close.
+
+    Their mean would be the score of no image: of two exact claims and two bad ones, PSNR would look
+    like a triumph and squared error like a failure.
+
+    Args:
+        values: Scores; at least one.
+        better: ``lower`` if lower ones mean a closer likeness.
+
+    >>> middle([20.0, math.inf], "higher"), middle([0.0, 0.5], "lower")
+    (20.0, 0.5)
+    """
+    return (statistics.median_high if better == "lower" else statistics.median_low)(values)
 
 
 def chance(decoys: int) -> float:

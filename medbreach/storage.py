@@ -71,7 +71,7 @@ def drop_partial_line(file: Path) -> None:
 def drop_partial_files(folder: Path) -> None:
     """Remove what a kill left half written, but for reports: somebody may be writing one."""
     for file in folder.rglob(f".*{PARTIAL}"):
-        if not file.name.startswith(".report."):
+        if not file.name.startswith(".report"):
             file.unlink()
 
 

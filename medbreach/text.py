@@ -1,9 +1,14 @@
 """Words of strangers (files, plugins, exceptions) made fit to be shown and to name files."""
 
+import contextlib
+import logging
 import re
+from collections.abc import Iterator
 from typing import Final
 
 from medbreach.errors import MedbreachError
+
+log = logging.getLogger(__name__)
 
 _ILLEGIBLE: Final = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
@@ -30,6 +35,26 @@ def in_a_line(error: BaseException) -> str:
     """
     words = " ".join(str(error).split())[:300]
     return words if isinstance(error, MedbreachError) else f"{type(error).__name__}: {words}"
+
+
+@contextlib.contextmanager
+def blaming(kind: type[MedbreachError], what: str) -> Iterator[None]:
+    """Turn what somebody else's code raises into an error that says what failed; ours pass.
+
+    Args:
+        kind: The error to raise.
+        what: What failed, the beginning of the sentence.
+
+    Raises:
+        MedbreachError: Something was raised.
+    """
+    try:
+        yield
+    except MedbreachError:
+        raise
+    except Exception as error:
+        log.debug("%s", what, exc_info=True)
+        raise kind(f"{what}: {in_a_line(error)}") from error
 
 
 def file_name(words: str) -> str:

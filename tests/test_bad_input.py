@@ -591,9 +591,11 @@ def test_a_folder_that_holds_another_run(copied):
 
 def test_a_run_is_replaced_when_asked(copied):
     (copied / "claims" / "old.npz").touch()
+    assert run_program("report", copied, "--redact").code == 0
     ran = run_program("audit", "--out", copied, "--overwrite", *QUICK, "case.name=another")
     assert ran.code in (0, 1)
     assert not (copied / "claims" / "old.npz").exists()
+    assert not (copied / "report-redacted.html").exists()
     assert RunRecord.open(copied).header()["resolved"]["case"]["name"] == "another"
 
 

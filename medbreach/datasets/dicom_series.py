@@ -64,7 +64,8 @@ class DicomSeries(VolumeFiles):
             )
         ct = modalities == ["CT"]
         window = self.window or (BODY if ct else None)
-        patients = self._patients(series)
+        tops = [s.name.partition("/")[0] for s in series]
+        patients = self._patients(series, tops)
         one = self.one_subject
         if one is None:
             one = self.form != "volumes" and len(set(patients)) == 1
@@ -74,19 +75,22 @@ class DicomSeries(VolumeFiles):
         ]
         told = {
             PLACES_NOTE: one,
-            SAME_NUMBER_NOTE: len(set(patients)) < len({s.name.partition("/")[0] for s in series}),
+            SAME_NUMBER_NOTE: len(set(patients)) < len(set(tops)),
             RELATIVE_NOTE: window is None,
         }
         unit = "HU" if ct else "arbitrary"
         return collect(scans, self.cut(window, one_subject=one), unit, note=notes(told))
 
-    def _patients(self, series: Sequence[Series]) -> list[str]:
+    def _patients(self, series: Sequence[Series], folders: Sequence[str]) -> Sequence[str]:
         """Return whose each series is: the name of a first-level folder.
+
+        Args:
+            series: The series.
+            folders: The first-level folder of each.
 
         Raises:
             DataError: Several folders all carry one number, which may be a placeholder.
         """
-        folders = [s.name.partition("/")[0] for s in series]
         if self.patients == "folders":
             return folders
         owners = _owners(

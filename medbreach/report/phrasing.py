@@ -1,10 +1,10 @@
 """Numbers and names in words, the same in every report."""
 
 import math
-import statistics
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
+from medbreach import statistics
 from medbreach.types import Finding, Rate, Role, Verdict
 
 NOTHING: Final = "\u2014"
@@ -49,16 +49,8 @@ def measure(name: str) -> Measure:
 
 
 def middle(name: str, values: Iterable[float]) -> float:
-    """Return the median of a score; of the two in the middle, the one that is less close.
-
-    Their mean would be the score of no image: of two exact claims and two bad ones, PSNR would look
-    like a triumph and squared error like a failure.
-
-    >>> middle("psnr", [20.0, math.inf]), middle("mse", [0.0, 0.5])
-    (20.0, 0.5)
-    """
-    lower = measure(name).better != "lower"
-    return statistics.median_low(values) if lower else statistics.median_high(values)
+    """Return the median of a score; of the two in the middle, the one that is less close."""
+    return statistics.middle(values, measure(name).better)
 
 
 def score(name: str, value: float | None) -> str:

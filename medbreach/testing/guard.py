@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from medbreach.errors import MedbreachError, NotApplicable
+from medbreach.text import in_a_line
 
 T = TypeVar("T")
 
@@ -41,8 +42,7 @@ def running(who: str, outcomes: tuple[type[Exception], ...] = (NotApplicable,)) 
     except MedbreachError as error:
         raise AssertionError(f"{who}: {error}") from error
     except Exception as error:
-        words = " ".join(str(error).split())[:300]
-        raise AssertionError(f"{who} raised {type(error).__name__}: {words}") from error
+        raise AssertionError(f"{who} raised {in_a_line(error)}") from error
 
 
 def repeatable(
