@@ -15,9 +15,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from medbreach.collection import Collection
-from medbreach.errors import ContractError, MedbreachError, ModelError, NotApplicable
+from medbreach.errors import ContractError, ModelError, NotApplicable
 from medbreach.randomness import lend_global
-from medbreach.text import in_a_line
+from medbreach.text import blaming
 from medbreach.types import (
     Batch,
     Exchange,
@@ -178,6 +178,19 @@ class Server(Component):
         """
         del spec, public, rng
         return Planted(model)
+
+    def send(self, planted: Planted, client: int) -> nn.Module:
+        """Return the network as one client of the round receives it: by default, all the same.
+
+        Another network must be an object of its own, with the parameters and buffers of
+        ``planted.model``; only their values may differ.
+
+        Args:
+            planted: What `plant` returned.
+            client: The client's place in the round, from 0.
+        """
+        del client
+        return planted.model
 
 
 @dataclass(frozen=True)
@@ -343,26 +356,15 @@ class Model(Component):
         Raises:
             ModelError: It cannot be built, or fails on images of this shape.
         """
-        with lend_global(rng):
-            try:
-                model = self._built(spec, classes)
-                with torch.no_grad():
-                    outputs = model.eval()(torch.zeros(2, *spec.shape))
-            except MedbreachError:
-                raise
-            except Exception as error:
-                shape = " x ".join(map(str, spec.shape))
-                raise ModelError(
-                    f"{self.name} cannot take images of {shape} (channels first): "
-                    f"{in_a_line(error)}"
-                ) from error
+        shape = " x ".join(map(str, spec.shape))
+        failure = f"{self.name} cannot take images of {shape} (channels first)"
+        with lend_global(rng), blaming(ModelError, failure):
+            model: object = self.build(spec, classes)
+            if not isinstance(model, nn.Module):
+                raise ModelError(f"{self.name} built a {type(model).__name__}, no torch network")
+            with torch.no_grad():
+                outputs = model.eval()(torch.zeros(2, *spec.shape))
         self._check_outputs(outputs, classes)
-        return model
-
-    def _built(self, spec: ImageSpec, classes: int) -> nn.Module:
-        model: object = self.build(spec, classes)
-        if not isinstance(model, nn.Module):
-            raise ModelError(f"{self.name} built a {type(model).__name__}, no torch network")
         return model
 
     def _check_outputs(self, outputs: Any, classes: int) -> None:

@@ -38,16 +38,17 @@ def play(
     train = trainer(case, defenses)
     rounds: list[list[Round]] = []
     for query in range(case.server.num_queries):
-        sent, secret = planted(
+        made = planted(
             case.server, copy.deepcopy(honest), sample.spec, public, seeds.stream(f"plant/{query}")
         )
-        for defense in defenses:
-            defense.vet(copy.deepcopy(sent), sample.spec)
+        sent, secret = made
         training = not case.server.provide_public_buffers
-        updates = [
-            train(_task(case, sample, k, sent, training, seeds, query, device))
-            for k in range(len(sample.clients))
-        ]
+        updates = []
+        for k in range(len(sample.clients)):
+            received = case.server.send(made, k)
+            if k == 0 or received is not sent:
+                _vet(defenses, received, sample.spec)
+            updates.append(train(_task(case, sample, k, received, training, seeds, query, device)))
         for defense in defenses:
             updates = _aggregated(defense, updates, sent)
         sent = sent.to(device, case.dtype).train(training)
@@ -56,6 +57,11 @@ def play(
         Exchange(sample.spec, sample.classes, case.model.loss(), tuple(seen), public)
         for seen in zip(*rounds, strict=True)
     )
+
+
+def _vet(defenses: Sequence[Defense], received: nn.Module, spec: ImageSpec) -> None:
+    for defense in defenses:
+        defense.vet(copy.deepcopy(received), spec)
 
 
 def planted(
@@ -126,10 +132,13 @@ def mean_update(updates: Sequence[Update]) -> Update:
 
 
 def _mean(tensors: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    return {
-        name: _as(first, torch.stack([t[name].double() for t in tensors]).mean(0))
-        for name, first in tensors[0].items()
-    }
+    means = {}
+    for name, first in tensors[0].items():
+        total = first.double()
+        for other in tensors[1:]:  # one after the other: together they may not fit into memory
+            total = total + other[name]
+        means[name] = _as(first, total / len(tensors))
+    return means
 
 
 def _as(like: Tensor, mean: Tensor) -> Tensor:
@@ -150,7 +159,7 @@ def _task(
     case: Case,
     sample: Sample,
     k: int,
-    sent: nn.Module,
+    received: nn.Module,
     training: bool,
     seeds: Seeds,
     query: int,
@@ -158,7 +167,7 @@ def _task(
 ) -> ClientTask:
     batch = sample.batches[k]
     return ClientTask(
-        model=copy.deepcopy(sent).to(device, case.dtype),
+        model=copy.deepcopy(received).to(device, case.dtype),
         batch=Batch(
             batch.images.to(device, case.dtype, copy=True), batch.labels.clone().to(device)
         ),
