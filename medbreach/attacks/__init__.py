@@ -7,6 +7,7 @@ from medbreach.attacks.imprint_readout import ImprintReadout
 from medbreach.attacks.joint_optimization import JointOptimization
 from medbreach.attacks.multiscale import Multiscale
 from medbreach.attacks.optimization import Optimization
+from medbreach.attacks.peeling import Peeling
 from medbreach.attacks.random_public_image import RandomPublicImage
 from medbreach.attacks.recursive import Recursive
 from medbreach.components import Attack
@@ -24,6 +25,7 @@ def medbreach_attacks() -> list[type[Attack]]:
         JointOptimization,
         Multiscale,
         Optimization,
+        Peeling,
         RandomPublicImage,
         Recursive,
     ]

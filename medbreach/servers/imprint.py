@@ -1,8 +1,8 @@
 """The server that plants a layer which records imprint themselves on."""
 
-import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -10,15 +10,23 @@ from torch import Tensor, nn
 
 from medbreach.components import Planted, Server
 from medbreach.errors import NotApplicable
-from medbreach.randomness import lend_global
+from medbreach.servers.breachings_blocks import breachings_block
+from medbreach.servers.modification import Modification
+from medbreach.servers.peeling import PeelingBlock, PeelingSecret, peeling_block
+from medbreach.servers.rows import quantile_biases, trap_weights
 from medbreach.types import ImageSpec
 
-SETTINGS_OF = {
-    "ImprintBlock": ("connection", "gain", "linfunc", "mode"),
-    "SparseImprintBlock": ("connection", "gain", "linfunc", "mode"),
-    "OneShotBlock": ("connection", "gain", "linfunc", "mode", "target_val"),
-    "CuriousAbandonHonesty": ("connection", "mu", "sigma", "scale_factor"),
+Builder = Callable[[Modification, ImageSpec, Tensor, torch.Generator], nn.Module]
+
+BUILDERS: Final[Mapping[str, Builder]] = {
+    "ImprintBlock": breachings_block,
+    "SparseImprintBlock": breachings_block,
+    "OneShotBlock": breachings_block,
+    "CuriousAbandonHonesty": trap_weights,
+    "QBI": quantile_biases,
+    "PeelingBlock": peeling_block,
 }
+"""What makes each type of block."""
 
 
 class ImprintSecret(NamedTuple):
@@ -34,49 +42,6 @@ class ImprintSecret(NamedTuple):
     weight: str
     bias: str
     structure: str
-
-
-@dataclass(frozen=True)
-class Modification:
-    """The planted block, in breaching's keys. A key counts for the types that have it.
-
-    Attributes:
-        type: Name of the block.
-        num_bins: Number of rows.
-        connection: How the block leads back to the image: ``linear`` or ``addition``.
-        gain: Factor of the rows.
-        linfunc: The measurement: ``avg``, ``fourier``, ``randn`` or ``rand``.
-        mode: Frequency of the ``fourier`` measurement.
-        target_val: Measurement of the record that a ``OneShotBlock`` is after.
-        mu: Bias of ``CuriousAbandonHonesty``'s rows.
-        sigma: Deviation of their weights.
-        scale_factor: Ratio of their positive to their negative weights.
-        calibrate: Put an ``ImprintBlock``'s bins at the quantiles of public images, where
-            breaching assumes a distribution, and scale its output to theirs.
-        position: Module to plant before, which must take images of the data's shape; null: before
-            the network.
-        handle_preceding_layers: Not used: nothing but the image's own shape may precede the block.
-    """
-
-    type: Literal["ImprintBlock", "SparseImprintBlock", "OneShotBlock", "CuriousAbandonHonesty"] = (
-        "ImprintBlock"
-    )
-    num_bins: int = 64
-    connection: Literal["linear", "addition"] = "linear"
-    gain: float = 1.0
-    linfunc: Literal["avg", "fourier", "randn", "rand"] = "fourier"
-    mode: int = 32
-    target_val: float = 0.0
-    mu: float = 0.0
-    sigma: float = 0.5
-    scale_factor: float = 0.95
-    calibrate: bool = False
-    position: str | None = None
-    handle_preceding_layers: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.num_bins < 2:
-            raise ValueError(f"num_bins must be at least 2, got {self.num_bins}")
 
 
 @dataclass(frozen=True)
@@ -118,68 +83,26 @@ class MaliciousModelServer(Server):
         Raises:
             NotApplicable: The named module is not there, or there are too few public images.
         """
-        from medbreach.breaching_bridge.blocks import imprint_block
-
         chosen = self.model_modification
         if chosen.position is not None:
             _check_place(model, spec, chosen.position)
-        if chosen.type == "CuriousAbandonHonesty" and math.prod(spec.shape) % 2:
-            raise NotApplicable(
-                "CuriousAbandonHonesty gives half of the pixels each sign, so it needs an even "
-                f"number of them, not {math.prod(spec.shape)}"
-            )
-        settings = {k: getattr(chosen, k) for k in SETTINGS_OF[chosen.type]}
-        block: Any
-        with lend_global(rng):
-            block = imprint_block(chosen.type, spec.shape, chosen.num_bins, settings)
-        if chosen.calibrate and chosen.type == "ImprintBlock":
-            calibrate(block, spec.normalise(public))
+        block = BUILDERS[chosen.type](chosen, spec, public, rng)
         if chosen.position is None:
             model = nn.Sequential(block, model)
         else:
             model.set_submodule(
                 chosen.position, nn.Sequential(block, model.get_submodule(chosen.position))
             )
-        prefix = next(name for name, m in model.named_modules() if m is block)
-        return Planted(
-            model,
-            ImprintSecret(f"{prefix}.linear0.weight", f"{prefix}.linear0.bias", block.structure),
-        )
+        name = next(name for name, m in model.named_modules() if m is block)
+        return Planted(model, _secret(block, name))
 
 
-@torch.no_grad()
-def calibrate(block: Any, public: Float[Tensor, "public channels *space"]) -> None:
-    """Fit an imprint block to public images.
-
-    Its bins go to the quantiles of their measurements, with one bin well below and one well above
-    them all: the readout takes differences of rows, so it misses a record above the highest bin.
-    The block's output gets mean 0 and deviation 1 over them. Otherwise it can be so large that the
-    network is sure of a record's class, whose gradient is then zero.
-
-    Args:
-        block: The block; changed in place.
-        public: Normalised public images.
-
-    Raises:
-        NotApplicable: There are fewer public images than two bins need.
-    """
-    if len(public) < 2:
-        raise NotApplicable(
-            "calibrating the imprint needs public images: set case.server.has_external_data=true, "
-            "or case.server.model_modification.calibrate=false"
-        )
-    measured = public.flatten(1) @ block.linear0.weight[0]
-    rows = len(block.linear0.bias)
-    edges = torch.quantile(measured.double(), torch.linspace(0, 1, rows).double())
-    spread = max(float(edges[-1] - edges[0]), 1e-6)
-    bins = torch.cat([edges[:1] - spread, edges[1:-1], edges[-1:] + spread]).to(measured)
-    block.linear0.bias.copy_(-bins)
-    if hasattr(block, "linear2"):
-        total = (measured[:, None] - bins).relu().sum(1)
-        deviation, mean = torch.std_mean(total)
-        deviation = deviation.clamp_min(1e-6 * spread)
-        block.linear2.weight.fill_(1 / float(deviation))
-        block.linear2.bias.fill_(-float(mean / deviation))
+def _secret(block: Any, name: str) -> Any:
+    """Return what the server remembers of a block of a name."""
+    weight, bias = f"{name}.linear0.weight", f"{name}.linear0.bias"
+    if isinstance(block, PeelingBlock):
+        return PeelingSecret(name, weight, bias)
+    return ImprintSecret(weight, bias, block.structure)
 
 
 def _check_place(model: nn.Module, spec: ImageSpec, position: str) -> None:

@@ -15,7 +15,8 @@ from medbreach.case import draw
 from medbreach.randomness import Seeds
 from medbreach.round import play
 from medbreach.scoring import Scorer
-from medbreach.servers.imprint import MaliciousModelServer, Modification
+from medbreach.servers.imprint import MaliciousModelServer
+from medbreach.servers.modification import Modification
 
 PLANT = MaliciousModelServer(model_modification=Modification(calibrate=True))
 

@@ -19,7 +19,8 @@ from medbreach.protocol import LocalNoise, User
 from medbreach.randomness import Seeds
 from medbreach.round import play
 from medbreach.servers.honest_but_curious import HonestServer
-from medbreach.servers.imprint import MaliciousModelServer, Modification
+from medbreach.servers.imprint import MaliciousModelServer
+from medbreach.servers.modification import Modification
 from medbreach.testing.examples import tiny_case, tiny_collection, tiny_sample
 from medbreach.types import Reconstruction, Verdict
 

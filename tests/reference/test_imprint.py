@@ -14,7 +14,9 @@ from medbreach.models.small_cnn import SmallCNN
 from medbreach.protocol import User
 from medbreach.randomness import Seeds
 from medbreach.round import play as play_round
-from medbreach.servers.imprint import ImprintSecret, MaliciousModelServer, Modification, calibrate
+from medbreach.servers.breachings_blocks import calibrate
+from medbreach.servers.imprint import ImprintSecret, MaliciousModelServer
+from medbreach.servers.modification import Modification
 from medbreach.testing.examples import tiny_case, tiny_collection, tiny_exchange, tiny_sample
 
 FORMS = {"2D RGB": ((16, 16), 3), "2D grey": ((16, 16), 1), "3D": ((8, 16, 16), 1)}
@@ -105,7 +107,8 @@ def test_readout_is_breachings_in_2d(settings, records):
 def test_the_server_plants_breachings_block():
     spec, public = tiny_sample((12, 12), 3).spec, torch.zeros(0, 3, 12, 12)
     for kind in ("avg", "fourier"):
-        server = MaliciousModelServer(model_modification=Modification(num_bins=16, linfunc=kind))
+        chosen = Modification(num_bins=16, linfunc=kind, connection="linear")
+        server = MaliciousModelServer(model_modification=chosen)
         sent, secret = server.plant(network(spec), spec, public, torch.Generator())
         theirs = breachings_block(spec, linfunc=kind)
         assert secret == PLANTED
@@ -170,14 +173,52 @@ def test_one_shot_gets_the_record_whose_measurement_it_was_told(space, channels)
 def test_calibration_puts_bins_at_quantiles_and_keeps_the_output_in_range():
     sample = tiny_sample((16, 16), 1)
     public = sample.spec.normalise(sample.public)
-    block = breachings_block(sample.spec, rows=10)
-    calibrate(block, public)
+    block = breachings_block(sample.spec, rows=10, connection="linear")
+    calibrate(block, public, Modification(num_bins=10, connection="linear"))
     measured = public.flatten(1) @ block.linear0.weight[0]
     below = (measured[:, None] < -block.linear0.bias.detach()).double().mean(0)
-    torch.testing.assert_close(below, torch.arange(10).double() / 9, atol=1 / len(public), rtol=0)
+    torch.testing.assert_close(below, torch.arange(10).double() / 9, atol=0.15, rtol=0)
     outputs = block(public).detach()
     assert outputs.mean().abs() < 1e-4
     assert outputs.flatten(1)[:, 0].std().item() == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("gain", [0.1, 1.0])
+def test_a_calibrated_block_that_is_added_stays_small(gain):
+    sample = tiny_sample((16, 16), 1)
+    public = sample.spec.normalise(sample.public)
+    block = breachings_block(sample.spec, rows=10, connection="addition")
+    calibrate(block, public, Modification(num_bins=10, gain=gain))
+    added = (block(public) - public).detach().flatten(1)
+    assert added.std(1).max() < 1e-5  # one number for all pixels
+    larger = max(added[:, 0].std().item(), added[:, 0].mean().item())
+    assert larger == pytest.approx(gain, rel=1e-4)
+
+
+@each_form
+def test_calibrated_sparse_rows_see_one_bin_each(space, channels):
+    sample = tiny_sample(space, channels)
+    server = planting("SparseImprintBlock", num_bins=8, calibrate=True)
+    sent, secret = server.plant(network(sample.spec), sample.spec, sample.public, torch.Generator())
+    rows = sent[0].linear0(sample.spec.normalise(sample.public).flatten(1)).detach()
+    inside = (rows > 0) & (rows < 1)
+    assert secret.structure == "sparse"
+    assert inside.any(1).all()
+    assert inside.sum(1).max() == 1
+
+
+def test_a_calibrated_one_shot_is_after_one_person_in_so_many():
+    sample = tiny_sample((16, 16), 1)
+    measured = sample.spec.normalise(sample.public).flatten(1)
+    server = planting("OneShotBlock", num_bins=5, calibrate=True, linfunc="avg", target_val=0.1)
+    sent, _ = server.plant(
+        network(sample.spec), sample.spec, sample.public, torch.Generator().manual_seed(0)
+    )
+    low, high = (-sent[0].linear0.bias).tolist()
+    values = measured @ sent[0].linear0.weight[0].detach()
+    assert low <= 0.1 < high
+    share = ((values >= low) & (values < high)).double().mean().item()
+    assert share == pytest.approx(1 / 5, abs=0.15)
 
 
 def test_shuffled_rows_are_sorted_where_the_layer_is():
@@ -245,7 +286,6 @@ def test_the_number_of_records_is_not_needed():
     [
         ({"position": "layer9"}, (12, 12), "no module 'layer9'"),
         ({"position": "2"}, (12, 12), "does not take the image"),
-        ({"type": "CuriousAbandonHonesty"}, (11, 13), "even number of them, not 429"),
     ],
 )
 def test_a_layer_that_cannot_be_planted(settings, space, message):

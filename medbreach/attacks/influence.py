@@ -1,0 +1,103 @@
+"""What an image would cause at a planted block's output, by the server's own network."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.autograd.forward_ad as forward
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from medbreach.types import LossFunction
+
+AT_ONCE = 8  # images in the network at a time
+
+
+def influence(
+    model: nn.Module,
+    block: str,
+    pattern: Float[Tensor, "channels *space"],
+    loss: LossFunction,
+    images: Float[Tensor, "n channels *space"],
+    classes: int,
+) -> Float[Tensor, "n classes"]:
+    """Return the derivative of one record's loss along a pattern added to a block's output.
+
+    One forward pass carries the derivative of every output along; the loss of each class follows
+    from it.
+
+    Args:
+        model: The network as sent, in evaluation mode.
+        block: Name of the planted block.
+        pattern: What is added.
+        loss: The loss that the federation minimises, a mean over records.
+        images: Normalised images.
+        classes: Number of classes that a record may have.
+    """
+    found = [
+        _of(model, model.get_submodule(block), pattern, loss, part, classes)
+        for part in torch.split(images, AT_ONCE)
+    ]
+    return torch.cat(found) if found else images.new_zeros(0, classes)
+
+
+def _of(
+    model: nn.Module,
+    block: nn.Module,
+    pattern: Tensor,
+    loss: LossFunction,
+    images: Tensor,
+    classes: int,
+) -> Tensor:
+    outputs, slopes = _outputs_and_slopes(model, block, pattern, images)
+    repeated = outputs.repeat_interleave(classes, dim=0).requires_grad_()
+    labels = torch.arange(classes, device=images.device).repeat(len(images))
+    total = loss(repeated, labels) * len(labels)
+    (towards,) = torch.autograd.grad(total, repeated)
+    along = (towards * slopes.repeat_interleave(classes, dim=0)).flatten(1).sum(1)
+    return along.reshape(len(images), classes).detach()
+
+
+def _outputs_and_slopes(
+    model: nn.Module, block: nn.Module, pattern: Tensor, images: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the outputs, and their derivatives along the pattern."""
+    try:
+        with torch.no_grad(), forward.dual_level():
+            ones = torch.ones(len(images), *[1] * pattern.dim()).to(images)
+            dual = forward.make_dual(torch.zeros_like(ones), ones)  # type: ignore[no-untyped-call]
+            with _adding(block, dual * pattern):
+                outputs, slopes = forward.unpack_dual(model(images))  # type: ignore[no-untyped-call]
+    except NotImplementedError:  # an operation without a forward derivative
+        return _by_reverse_mode(model, block, pattern, images)
+    return outputs, torch.zeros_like(outputs) if slopes is None else slopes
+
+
+def _by_reverse_mode(
+    model: nn.Module, block: nn.Module, pattern: Tensor, images: Tensor
+) -> tuple[Tensor, Tensor]:
+    amount = torch.zeros(len(images), *[1] * pattern.dim()).to(images).requires_grad_()
+    with torch.enable_grad(), _adding(block, amount * pattern):
+        outputs = model(images)
+        columns = outputs.flatten(1).unbind(1)
+        slopes = [
+            torch.autograd.grad(column.sum(), amount, retain_graph=True)[0].flatten()
+            for column in columns
+        ]
+    return outputs.detach(), torch.stack(slopes, dim=1).reshape(outputs.shape)
+
+
+@contextmanager
+def _adding(block: nn.Module, extra: Tensor) -> Iterator[None]:
+    """Add to a block's output while inside."""
+
+    def add(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        del module, inputs
+        return output + extra
+
+    handle = block.register_forward_hook(add)
+    try:
+        yield
+    finally:
+        handle.remove()

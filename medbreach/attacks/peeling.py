@@ -1,0 +1,183 @@
+"""Peeling records one by one out of the layer that `medbreach.servers.peeling` plants."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from medbreach.attacks.bin_table import BinTable, Peeled, same
+from medbreach.attacks.influence import influence
+from medbreach.components import Attack
+from medbreach.errors import NotApplicable
+from medbreach.servers.peeling import PeelingBlock, PeelingSecret, energies
+from medbreach.types import Change, Exchange, Reconstruction, Round
+
+if TYPE_CHECKING:
+    from medbreach.case import Case
+
+UNKNOWN: Final = -1  # label of a claim whose class is not told
+AGREE: Final = 0.02  # of the gradient that an image should have caused: rounding in float32
+
+BY_CHECKSUM: Final = 0.9  # confidence in a claim whose class could not be told
+BY_SIMULATION: Final = 1.0  # in one that causes, with a class, the very gradient that was seen
+UNCHECKED: Final = 0.0
+
+
+@dataclass(frozen=True)
+class Peeling(Attack):
+    """Read single records from a planted layer's bins, subtract them, and read on, in 2D and 3D.
+
+    Whether a bin holds one record shows a checksum in the update itself, so neither the number of
+    records nor their labels, nor how clients train, need be known. Several rounds over the same
+    records add up. Labels come from simulating the client on each claim; where the clients'
+    networks run in training mode, or train for several steps, they are left open. If nothing passes
+    the checksum, as under noise, every bin's quotient is claimed, with confidence 0.
+
+    Attributes:
+        tolerance: Doubt up to which a bin is taken to hold one record: the difference of its energy
+            to the one that the update tells, relative to that of public images.
+    """
+
+    name: ClassVar[str] = "peeling"
+    source: ClassVar[str] = "medbreach"
+
+    tolerance: float = 0.003
+
+    def __post_init__(self) -> None:
+        if self.tolerance <= 0:
+            raise ValueError(f"tolerance must be positive, got {self.tolerance}")
+
+    def control(self, case: "Case") -> "Case":
+        """Return one record, with the case's own server."""
+        return replace(case.solvable(), server=case.server)
+
+    def run(self, exchange: Exchange, rng: torch.Generator) -> Reconstruction:
+        """Return the records that could be told apart.
+
+        Raises:
+            NotApplicable: The server did not plant this layer, or clients do not train it.
+        """
+        del rng
+        tables = [table_of(exchange, seen) for seen in exchange.rounds]
+        peel_all(tables, self.tolerance)
+        told = [
+            (record.image, label)
+            for table, seen in zip(tables, exchange.rounds, strict=True)
+            for record, label in zip(
+                table.peeled, labels_of(table.peeled, exchange, seen).tolist(), strict=True
+            )
+        ]
+        if not told:
+            return unchecked(tables[0], exchange)
+        if len(tables) > 1:
+            told = each_once(told)
+        labels = torch.tensor([label for _, label in told])
+        return Reconstruction(
+            _shown([image for image, _ in told], exchange),
+            labels if bool((labels != UNKNOWN).any()) else None,
+            torch.where(labels == UNKNOWN, BY_CHECKSUM, BY_SIMULATION),
+        )
+
+
+def table_of(exchange: Exchange, seen: Round) -> BinTable:
+    """Return the bins of one round.
+
+    Raises:
+        NotApplicable: The server planted no such layer, or the update holds no change of it.
+    """
+    secret = seen.secret
+    if not isinstance(secret, PeelingSecret):
+        raise NotApplicable(
+            "peeling reads a layer that the server planted for it: choose "
+            "case/server=malicious-model-peeling"
+        )
+    change, block = seen.update.change, seen.model.get_submodule(secret.block)
+    assert isinstance(block, PeelingBlock)
+    if secret.weight not in change or secret.bias not in change:
+        raise NotApplicable(f"the update holds no change of {secret.weight}")
+    energy = energies(exchange.spec.normalise(exchange.public), 1).mean()
+    return BinTable.of(
+        change[secret.weight], change[secret.bias], block, exchange.spec,
+        scale=float(energy),
+    )  # fmt: skip
+
+
+def peel_all(tables: Sequence[BinTable], tolerance: float) -> None:
+    """Peel every round, then each with what the others gave away, until nothing is added."""
+    for table in tables:
+        table.peel(tolerance)
+    before = 0
+    while len(tables) > 1 and before < (now := sum(len(table.peeled) for table in tables)):
+        before = now
+        for table in tables:
+            known = [r.image for other in tables if other is not table for r in other.peeled]
+            table.peel_beside(known, tolerance)
+
+
+def each_once(
+    told: Sequence[tuple[Float[Tensor, " voxels"], int]],
+) -> list[tuple[Float[Tensor, " voxels"], int]]:
+    """Return records and labels without those that an earlier round gave away too."""
+    kept: list[tuple[Tensor, int]] = []
+    for image, label in told:
+        place = next((k for k, (other, _) in enumerate(kept) if same(image, other)), None)
+        if place is None:
+            kept.append((image, label))
+        elif kept[place][1] == UNKNOWN:
+            kept[place] = (kept[place][0], label)
+    return kept
+
+
+def labels_of(peeled: Sequence[Peeled], exchange: Exchange, seen: Round) -> Int[Tensor, " claims"]:
+    """Return the class with which each record causes the gradient that it caused; -1 if none does.
+
+    An update counts every record's gradient with one factor (one over their number, say), which the
+    records agree on. They do not where a client's network runs in training mode or trains for
+    several steps, or where clients have different numbers of records.
+    """
+    labels = torch.full((len(peeled),), UNKNOWN)
+    steps = seen.update.recipe.steps if seen.update.recipe else 1
+    if seen.training or steps > 1 or not peeled:
+        return labels
+    block = seen.model.get_submodule(seen.secret.block)
+    assert isinstance(block, PeelingBlock)
+    pattern = block.pattern / sum(block.groups)
+    images = torch.stack([r.image for r in peeled]).reshape(-1, *exchange.spec.shape)
+    caused = influence(
+        seen.model, seen.secret.block, pattern, exchange.loss, images, exchange.classes
+    )
+    sign = -1 if seen.update.kind is Change.DIFFERENCE else 1
+    deltas = sign * torch.tensor([r.delta for r in peeled]).to(caused)
+    factors = deltas[:, None] / caused
+    off = (factors / _common(factors, seen) - 1).abs().cpu()
+    return torch.where(off.min(1).values <= AGREE, off.argmin(1), UNKNOWN)
+
+
+def _common(factors: Float[Tensor, "claims classes"], seen: Round) -> float:
+    """Return the factor that the most records agree on, with one class or another."""
+    candidates = factors[factors.isfinite() & (factors > 0)].flatten()
+    if seen.update.count is not None and seen.update.kind is Change.GRADIENT:
+        candidates = torch.cat([candidates.new_tensor([1 / seen.update.count]), candidates])
+    elif len(factors) < 2:
+        return float("nan")
+    agreeing = [int(((factors / c - 1).abs() <= AGREE).any(1).sum()) for c in candidates]
+    best = max(range(len(agreeing)), key=agreeing.__getitem__, default=None)
+    return float("nan") if best is None else float(candidates[best])
+
+
+def unchecked(table: BinTable, exchange: Exchange) -> Reconstruction:
+    """Return the quotient of every bin that is not empty, as an attacker who cannot check would."""
+    bins = [b for b in range(len(table.totals)) if abs(table.totals[b]) > table.floor]
+    images = [table.content(b) / table.totals[b] for b in bins]
+    shown = _shown(images, exchange) if images else exchange.public[:0]
+    return Reconstruction(shown, confidence=torch.full((len(bins),), UNCHECKED))
+
+
+def _shown(
+    images: list[Float[Tensor, " voxels"]], exchange: Exchange
+) -> Float[Tensor, "claims channels *space"]:
+    flat = torch.stack(images)
+    return exchange.spec.denormalise(flat.reshape(-1, *exchange.spec.shape))

@@ -1,0 +1,153 @@
+"""A planted layer that can be decoded like an invertible Bloom lookup table.
+
+Several measurements sort the records of a round into bins, each measurement into bins of its own.
+The difference of two neighbouring rows of the update is what one bin holds: the sum over its
+records of ``d x`` and of ``d``, where ``d`` is the gradient that reaches the layer's output. All
+rows lead to the output in the same way, so a record's ``d`` is the same in every bin that it lies
+in, and a record that has been read from one bin can be subtracted from its bins of the other
+measurements.
+
+Whether a bin holds one record or a mixture shows a checksum: beside the image the rows take the
+energy (mean square) of its parts, with weight zero, so that the update holds the sum of ``d`` times
+the records' energies too. The energy of a mixture of different images is not the mixture of their
+energies.
+
+Measurements and thresholds are fixed. The rows' own weights and biases, which clients train, start
+at zero: a change of weights then keeps the precision of a gradient, however small the steps.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from medbreach.servers.modification import Modification
+from medbreach.servers.quantiles import check_public, quantiles
+from medbreach.types import ImageSpec
+
+
+class PeelingSecret(NamedTuple):
+    """What the server remembers of the layer.
+
+    Attributes:
+        block: Name of the planted module.
+        weight: Name of the layer's weight parameter.
+        bias: Name of its bias parameter.
+    """
+
+    block: str
+    weight: str
+    bias: str
+
+
+class PeelingBlock(nn.Module):
+    """Add the mean of thresholded measurements, times a pattern, to the image.
+
+    Attributes:
+        linear0: What clients train of the rows; zero as sent.
+        directions: Weights of each measurement.
+        ends: Lower end of each row's bin.
+        pattern: What is added.
+        groups: Number of rows of each measurement; within it, ends rise.
+        parts: Number of parts whose energy the rows take.
+    """
+
+    def __init__(self, shape: tuple[int, ...], groups: tuple[int, ...], parts: int) -> None:
+        super().__init__()
+        self.shape = shape
+        self.groups = groups
+        self.parts = parts
+        self.linear0: nn.Linear = nn.utils.skip_init(  # type: ignore[no-untyped-call]
+            nn.Linear, math.prod(shape) + parts, sum(groups)
+        )
+        nn.init.zeros_(self.linear0.weight)
+        nn.init.zeros_(self.linear0.bias)
+        self.directions: Tensor
+        self.ends: Tensor
+        self.pattern: Tensor
+        self.register_buffer("directions", torch.zeros(len(groups), math.prod(shape)))
+        self.register_buffer("ends", torch.zeros(sum(groups)))
+        self.register_buffer("pattern", torch.ones(shape))
+
+    def forward(self, images: Float[Tensor, "n channels *space"]) -> Tensor:
+        """Return images of the same shape."""
+        flat = images.flatten(1)
+        measured = flat @ self.directions.T
+        repeats = torch.tensor(self.groups, device=flat.device)
+        rows: Tensor = self.linear0(torch.cat([flat, energies(images, self.parts)], dim=1))
+        rows = rows + measured.repeat_interleave(repeats, dim=1) - self.ends
+        added = rows.relu().mean(1).reshape(-1, *[1] * len(self.shape))
+        return images + added * self.pattern
+
+
+def energies(images: Float[Tensor, "n channels *space"], parts: int) -> Float[Tensor, "n parts"]:
+    """Return the mean square of each of the parts that the voxels fall into, in order."""
+    flat = images.flatten(1)
+    return torch.stack([p.square().mean(1) for p in flat.tensor_split(parts, dim=1)], dim=1)
+
+
+@torch.no_grad()
+def peeling_block(
+    chosen: Modification,
+    spec: ImageSpec,
+    public: Float[Tensor, "public channels *space"],
+    rng: torch.Generator,
+) -> PeelingBlock:
+    """Return a block whose bins are about equally likely.
+
+    The measurements are random, of no preferred scale or place. On real images random combinations
+    of public images do no better.
+
+    Raises:
+        NotApplicable: There are too few public images to estimate a distribution from.
+    """
+    check_public(public)
+    images = spec.normalise(public)
+    share, more = divmod(chosen.num_bins, chosen.measurements)
+    groups = tuple(share + (j < more) for j in range(chosen.measurements))
+    block = PeelingBlock(spec.shape, groups, chosen.parts)
+    for j in range(len(groups)):
+        _draw_direction(block.directions, j, images.flatten(1), rng)
+    measured = images.flatten(1) @ block.directions.T
+    lowest = -4 * (measured.abs().max() + 1)  # below any record: the lowest bins are open
+    ends = [
+        torch.cat([lowest[None], quantiles(values, torch.arange(1, rows) / rows)])
+        for values, rows in zip(measured.T, groups, strict=True)
+    ]
+    block.ends.copy_(torch.cat(ends))
+    block.pattern.copy_(chosen.gain * _pattern(images, rng))
+    return block
+
+
+def _draw_direction(
+    directions: Float[Tensor, "measurements voxels"],
+    j: int,
+    images: Float[Tensor, "public voxels"],
+    rng: torch.Generator,
+) -> None:
+    """Draw the j-th direction, whose measurement over people varies by 1 and with no earlier one.
+
+    Correlated measurements put the same records into one bin again and again.
+    """
+    centred = images - images.mean(0)
+    direction = torch.randn(images.shape[1], generator=rng).to(images)
+    direction -= direction.mean()
+    if j:
+        earlier = centred @ directions[:j].T
+        shares = torch.linalg.lstsq(earlier, (centred @ direction)[:, None]).solution
+        direction -= (directions[:j].T @ shares)[:, 0]
+    spread = (centred @ direction).std()
+    directions[j] = direction / spread.clamp_min(1e-6)
+
+
+def _pattern(images: Float[Tensor, "n channels *space"], rng: torch.Generator) -> Tensor:
+    """Return a random combination of centred public images, of deviation 1.
+
+    A constant would be lost on networks that normalise each image first.
+    """
+    centred = images - images.mean(0)
+    mixture = torch.randn(len(images), generator=rng).to(images) @ centred.flatten(1)
+    scale = mixture.std().clamp_min(1e-6)
+    return ((mixture - mixture.mean()) / scale).reshape(images.shape[1:])

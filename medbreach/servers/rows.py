@@ -1,0 +1,196 @@
+"""Planted rows of random weights: trap weights, and quantile-based biases."""
+
+import math
+from statistics import NormalDist
+from typing import Final
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from medbreach.servers.modification import Modification
+from medbreach.servers.quantiles import check_public, quantiles
+from medbreach.types import ImageSpec
+
+SIMULATED: Final = 64
+"""Rounds of public images that rows are tried on (ours)."""
+
+
+class RowsBlock(nn.Module):
+    """Rectified rows on the flat image whose mean is added to it, or that a dense layer follows.
+
+    Attributes:
+        structure: Each row sees records of its own, in breaching's words.
+        linear0: The rows.
+        outgoing: Factor of what is added.
+    """
+
+    structure = "sparse"
+
+    def __init__(self, shape: tuple[int, ...], rows: int, connection: str) -> None:
+        super().__init__()
+        self.shape = shape
+        self.linear0: nn.Linear = nn.utils.skip_init(  # type: ignore[no-untyped-call]
+            nn.Linear, math.prod(shape), rows
+        )
+        self.outgoing = 1.0
+        if connection == "linear":
+            self.linear2 = nn.Linear(rows, math.prod(shape))
+            nn.init.ones_(self.linear2.weight)
+            nn.init.zeros_(self.linear2.bias)
+
+    def forward(self, images: Float[Tensor, "n channels *space"]) -> Tensor:
+        """Return images of the same shape."""
+        rows: Tensor = self.outgoing * self.linear0(images.flatten(1)).relu()
+        if hasattr(self, "linear2"):
+            shown: Tensor = self.linear2(rows).unflatten(1, self.shape)
+            return shown
+        return images + rows.mean(1).reshape(-1, *[1] * len(self.shape))
+
+
+@torch.no_grad()
+def trap_weights(
+    chosen: Modification,
+    spec: ImageSpec,
+    public: Float[Tensor, "public channels *space"],
+    rng: torch.Generator,
+) -> RowsBlock:
+    """Return a block with trap weights (Boenisch et al. 2021, arXiv:2112.02918).
+
+    A random half of each row's weights is negative, the other half the same numbers, positive and
+    scaled. They are for intensities from 0 to 1, so the block undoes the normalisation that clients
+    apply.
+
+    Raises:
+        NotApplicable: The scale is to be fitted and there are too few public images.
+    """
+    block = RowsBlock(spec.shape, chosen.num_bins, chosen.connection)
+    weight, bias = block.linear0.weight, block.linear0.bias
+    voxels = weight.shape[1]
+    half, shown = voxels // 2, _from_0_to_1(spec, public)
+    factor, offset = _undoing_normalisation(spec)
+    if chosen.scale_factor is None:
+        check_public(public)
+    down = torch.zeros(len(weight), len(public))
+    up = torch.zeros(len(weight), len(public))
+    positive = torch.zeros(len(weight), voxels, dtype=torch.bool)
+    for k in range(len(weight)):  # one after the other: indices take more memory than weights
+        order = torch.randperm(voxels, generator=rng)
+        drawn = chosen.sigma * torch.randn(half, generator=rng)
+        drawn = drawn if chosen.legacy_dkfz else -drawn.abs()
+        weight[k] = 0
+        weight[k, order[:half]] = drawn
+        weight[k, order[half : 2 * half]] = -drawn
+        positive[k, order[half:]] = True
+        up[k] = shown @ weight[k].where(positive[k], 0)
+        down[k] = shown @ weight[k].where(~positive[k], 0)
+    scale = chosen.scale_factor
+    if scale is None:
+        scale = float(quantiles((-down / up).flatten(), [1 / chosen.expected_records]))
+    weight[positive] *= scale
+    bias[:] = chosen.mu + weight @ offset
+    weight *= factor
+    if not chosen.legacy_dkfz:
+        _limit_output(block, spec.normalise(public), chosen.gain)
+    return block
+
+
+@torch.no_grad()
+def quantile_biases(
+    chosen: Modification,
+    spec: ImageSpec,
+    public: Float[Tensor, "public channels *space"],
+    rng: torch.Generator,
+) -> RowsBlock:
+    """Return a block of random rows that each let one of n records through (arXiv:2406.18745).
+
+    The bias of a row is minus the quantile of its measurement at ``1 - 1/n``: of public images, or
+    of independent normal voxels, as the paper has it.
+
+    Raises:
+        NotApplicable: Public images are needed and there are too few.
+    """
+    n, images = chosen.expected_records, spec.normalise(public)
+    block = RowsBlock(spec.shape, chosen.num_bins, chosen.connection)
+    weight, bias = block.linear0.weight, block.linear0.bias
+    seeds = torch.randint(2**62, (chosen.num_bins * chosen.pairs,), generator=rng).tolist()
+    normal = math.sqrt(weight.shape[1]) * chosen.sigma * NormalDist().inv_cdf(1 - 1 / n)
+    limits = torch.full((len(seeds),), normal)
+    kept = list(range(len(seeds)))
+    if chosen.calibrate or chosen.pairs > 1:
+        check_public(public)
+        rows = (_row(seed, weight.shape[1], chosen.sigma) for seed in seeds)
+        measured = torch.stack([images.flatten(1) @ row for row in rows])
+        if chosen.calibrate:
+            limits = torch.stack([quantiles(values, [1 - 1 / n])[0] for values in measured])
+        if chosen.pairs > 1:
+            kept = isolating(measured > limits[:, None], chosen.num_bins, n, rng)
+    for k, candidate in enumerate(kept):  # drawn again: all candidates together are too large
+        weight[k] = _row(seeds[candidate], weight.shape[1], chosen.sigma)
+        bias[k] = -limits[candidate]
+    _limit_output(block, images, chosen.gain)
+    return block
+
+
+def isolating(
+    fires: Bool[Tensor, "candidates public"], rows: int, records: int, rng: torch.Generator
+) -> list[int]:
+    """Return the rows that together isolate the most records of simulated rounds.
+
+    Rows are chosen one after the other, each time the one that adds the most records that it alone
+    of its round gets through.
+
+    Args:
+        fires: Which candidate lets which public image through.
+        rows: Number of rows to keep.
+        records: Number of records in a round.
+        rng: The server's randomness.
+    """
+    public = fires.shape[1]
+    size = min(records, public)
+    rounds = torch.stack([torch.randperm(public, generator=rng)[:size] for _ in range(SIMULATED)])
+    inside = fires[:, rounds]
+    alone = (inside & (inside.sum(2, keepdim=True) == 1)).flatten(1)
+    missing = torch.ones(alone.shape[1], dtype=torch.bool)
+    left, kept = list(range(len(fires))), []
+    for _ in range(rows):
+        gains = (alone[left] & missing).sum(1)
+        best = left.pop(int(gains.argmax()))
+        kept.append(best)
+        missing &= ~alone[best]
+        if not missing.any() or not int(gains.max()):
+            missing |= True  # every record is covered: cover them once more
+    return kept
+
+
+def _row(seed: int, voxels: int, sigma: float) -> Float[Tensor, " voxels"]:
+    return sigma * torch.randn(voxels, generator=torch.Generator().manual_seed(seed))
+
+
+def _limit_output(
+    block: RowsBlock, images: Float[Tensor, "public channels *space"], gain: float
+) -> None:
+    """Scale what the block gives so that its deviation over public images is ``gain``.
+
+    Otherwise it can be so large that the network is sure of a record's class, whose gradient is
+    then zero.
+    """
+    if len(images) < 2:
+        return
+    given = block.linear0(images.flatten(1)).relu().mean(1)
+    largest = max(float(given.std()), float(given.mean()))
+    if largest > 0:
+        block.outgoing = gain / largest
+    if hasattr(block, "linear2"):
+        block.outgoing /= block.linear0.out_features
+
+
+def _from_0_to_1(spec: ImageSpec, images: Float[Tensor, "n channels *space"]) -> Tensor:
+    return ((images - spec.bounds[0]) / spec.range).flatten(1)
+
+
+def _undoing_normalisation(spec: ImageSpec) -> tuple[Tensor, Tensor]:
+    """Return factor and offset that take a flat normalised image to intensities from 0 to 1."""
+    zero, one = torch.zeros(1, *spec.shape), torch.ones(1, *spec.shape)
+    offset = _from_0_to_1(spec, spec.denormalise(zero))[0]
+    return _from_0_to_1(spec, spec.denormalise(one))[0] - offset, offset

@@ -1,0 +1,297 @@
+"""Peeling: records out of bins that they share, checked by what the update itself tells."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from medbreach.attacks.bin_table import BinTable
+from medbreach.attacks.influence import _by_reverse_mode, _outputs_and_slopes, influence
+from medbreach.attacks.peeling import UNKNOWN, Peeling, table_of
+from medbreach.case import draw
+from medbreach.errors import NotApplicable
+from medbreach.federation import Federation
+from medbreach.protocol import LocalNoise, User
+from medbreach.randomness import Seeds
+from medbreach.round import play
+from medbreach.servers.imprint import MaliciousModelServer
+from medbreach.servers.modification import Modification
+from medbreach.servers.peeling import PeelingBlock, energies
+from medbreach.testing.examples import CPU, tiny_case, tiny_collection
+from medbreach.types import ImageSpec
+
+FORMS = {"2D RGB": ((16, 16), 3), "2D grey": ((16, 16), 1), "3D": ((8, 16, 16), 1)}
+each_form = pytest.mark.parametrize(("space", "channels"), FORMS.values(), ids=FORMS)
+
+
+def server(rows=48, gain=0.1, **changes):
+    chosen = Modification(type="PeelingBlock", num_bins=rows, gain=gain)
+    return MaliciousModelServer(model_modification=chosen, **changes)
+
+
+def played(space=(16, 16), channels=1, records=12, seed=0, plant=None, **user):
+    """Return the images of a round, and what the server sees of it."""
+    clients = Federation(partition="random", default_clients=2 if "user_range" in user else 1)
+    case = tiny_case(
+        space,
+        channels,
+        server=plant or server(),
+        user=User(num_data_points=records, **user),
+        federation=clients,
+    )
+    sample = draw(case, tiny_collection(space, channels), Seeds(seed), 2, 20)
+    return sample, play(case, sample, (), Seeds(seed), CPU)[0]
+
+
+def shown(found, sample):
+    """Return which records were claimed, and how many claims are no record."""
+    apart = (found.images[:, None] - sample.truth.images[None]).flatten(2).square().mean(2).sqrt()
+    exact = apart < 1e-3 * sample.spec.range
+    return exact.any(0), int((~exact.any(1)).sum())
+
+
+# The structure, on numbers instead of images.
+
+
+def bins_by_hand(assigned, images, deltas, groups=(3, 3)):
+    """Return the update of a layer whose bins hold what is said.
+
+    Args:
+        assigned: For each record, its bin of each of two measurements.
+        images: One flat image a record, whose first two entries are its measurements.
+        deltas: The records' gradients.
+        groups: Number of rows of each measurement.
+    """
+    parts, voxels = 2, images.shape[1]
+    block = PeelingBlock((1, 1, voxels), groups, parts).double()
+    block.directions[:, :2] = torch.eye(2)
+    block.ends.copy_(torch.tensor([-0.5, 0.5, 1.5] * 2))
+    whole = torch.cat([images, energies(images, parts)], dim=1)
+    weight, bias = torch.zeros(6, voxels + parts).double(), torch.zeros(6).double()
+    for j in range(2):
+        for k in range(3):
+            row = 3 * j + k
+            for i, bins in enumerate(assigned):
+                if bins[j] >= k:
+                    weight[row] += deltas[i] * whole[i]
+                    bias[row] += deltas[i]
+    spec = ImageSpec(1, (1, voxels), bounds=(-10.0, 10.0))
+    return BinTable.of(weight, bias, block, spec, scale=1.0)
+
+
+def records_in(assigned, seed=0):
+    """Return flat images that lie in the bins that are said."""
+    images = torch.rand(len(assigned), 12, generator=torch.Generator().manual_seed(seed)).double()
+    images[:, :2] = torch.tensor(assigned).double()
+    return images
+
+
+def test_a_record_alone_in_one_bin_frees_those_that_share_its_other_bins():
+    """Three records in a chain: only the first is alone anywhere."""
+    assigned = [(0, 0), (1, 0), (1, 1), (2, 1)]
+    images, deltas = records_in(assigned), [0.5, -0.2, 0.3, 1e-3]
+    table = bins_by_hand(assigned, images, deltas)
+    table.peel(1e-6)
+    read = torch.stack([r.image for r in table.peeled])
+    order = [int((read - image).square().sum(1).argmin()) for image in images]
+    torch.testing.assert_close(read[order], images)
+    assert [table.peeled[k].delta for k in order] == pytest.approx(deltas)
+    assert float(table.totals.abs().max()) < 1e-12  # nothing is left
+
+
+def test_records_that_share_every_bin_are_not_claimed():
+    """Nor their mixture, whose energy gives it away."""
+    assigned = [(0, 0), (1, 1), (1, 1)]
+    images = records_in(assigned)
+    table = bins_by_hand(assigned, images, [0.5, 0.2, 0.3])
+    table.peel(1e-3)
+    assert len(table.peeled) == 1
+    torch.testing.assert_close(table.peeled[0].image, images[0])
+
+
+def test_the_doubt_of_a_mixture_is_the_spread_of_what_is_mixed():
+    """The energy of a mean falls short of the mean energy by the variance."""
+    assigned = [(1, 1), (1, 1)]
+    images = records_in(assigned)
+    table = bins_by_hand(assigned, images, [0.3, 0.1])
+    mean = 0.75 * images[0] + 0.25 * images[1]
+    parts = [
+        (0.75 * a.square() + 0.25 * b.square() - m.square()).mean().item()
+        for a, b, m in zip(images[0].chunk(2), images[1].chunk(2), mean.chunk(2), strict=True)
+    ]
+    assert table.doubt(1) == pytest.approx(max(parts))
+
+
+def test_a_bin_with_a_known_and_an_unknown_record_gives_both_away():
+    assigned = [(1, 1), (1, 1), (2, 2), (2, 2)]
+    images, deltas = records_in(assigned), [0.5, 0.2, 0.7, 0.1]
+    table = bins_by_hand(assigned, images, deltas)
+    table.peel(1e-6)
+    assert not table.peeled
+    table.peel_beside([images[0], images[3]], 1e-6)
+    found = {tuple(r.image.round(decimals=6).tolist()): r.delta for r in table.peeled}
+    wanted = zip(images.round(decimals=6).tolist(), deltas, strict=True)
+    assert found == {tuple(image): pytest.approx(delta) for image, delta in wanted}
+
+
+def test_a_known_record_beside_two_unknown_ones_does_not_help():
+    assigned = [(1, 1)] * 3
+    images = records_in(assigned)
+    table = bins_by_hand(assigned, images, [0.5, 0.2, 0.7])
+    table.peel_beside([images[0]], 1e-6)
+    assert not table.peeled
+
+
+# On real images, through a network.
+
+
+@each_form
+def test_records_share_bins_and_all_come_out(space, channels):
+    sample, seen = played(space, channels)
+    found = Peeling()(seen, torch.Generator())
+    read, false = shown(found, sample)
+    assert read.all()
+    assert false == 0
+    table = table_of(seen, seen.rounds[0])
+    assert sum(table.doubt(b) <= 0.003 for b in range(48)) < 12 * 3  # some had to be peeled
+
+
+@each_form
+def test_every_label_is_told(space, channels):
+    sample, seen = played(space, channels)
+    found = Peeling()(seen, torch.Generator())
+    apart = (found.images[:, None] - sample.truth.images[None]).flatten(2).square().mean(2)
+    assert torch.equal(found.labels, sample.truth.labels[apart.argmin(1)])
+    assert torch.equal(found.confidence, torch.ones(12))
+
+
+SETTINGS = {
+    "count withheld": {"provide_num_data_points": False},
+    "several clients, securely aggregated": {
+        "user_type": "multiuser_aggregate", "user_range": (0, 2), "records": 6,
+    },
+    "weights after one step": {
+        "user_type": "local_update", "num_local_updates": 1, "local_learning_rate": 0.1,
+    },
+    "weights after several steps": {
+        "user_type": "local_update", "num_local_epochs": 2, "num_data_per_local_update_step": 4,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("user", SETTINGS.values(), ids=SETTINGS)
+def test_what_the_client_withholds_and_how_it_trains_does_not_matter(user):
+    sample, seen = played(**{"records": 12, **user})
+    read, false = shown(Peeling()(seen, torch.Generator()), sample)
+    assert read.all()
+    assert false == 0
+
+
+def test_in_training_mode_records_come_out_and_labels_do_not():
+    sample, seen = played(plant=server(provide_public_buffers=False))
+    assert seen.rounds[0].training
+    found = Peeling()(seen, torch.Generator())
+    read, false = shown(found, sample)
+    assert read.all()
+    assert false == 0
+    assert found.labels is None
+    assert found.confidence.max() < 1
+
+
+def test_rounds_add_up():
+    """More records than one round can tell apart."""
+    alone, together = 0, 0
+    for seed in range(3):
+        for rounds in (1, 3):
+            sample, seen = played(records=14, seed=seed, plant=server(18, num_queries=rounds))
+            found = Peeling()(seen, torch.Generator())
+            read, false = shown(found, sample)
+            assert false == 0
+            assert len(found.images) == read.sum()  # each is claimed once
+            if rounds == 1:
+                alone += int(read.sum())
+            else:
+                together += int(read.sum())
+    assert together > alone
+    assert together > 0.9 * 3 * 14
+
+
+def test_under_noise_bins_are_claimed_without_confidence():
+    noise = LocalNoise(gradient_noise=0.01, distribution="gaussian")
+    _, seen = played(local_diff_privacy=noise)
+    found = Peeling()(seen, torch.Generator())
+    assert len(found.images) > 0
+    assert torch.equal(found.confidence, torch.zeros(len(found.images)))
+
+
+def test_an_update_of_zeros_gives_nothing_away():
+    _, seen = played()
+    update = seen.update
+    blank = replace(update, change={n: torch.zeros_like(g) for n, g in update.change.items()})
+    zero = replace(seen, rounds=(replace(seen.rounds[0], update=blank),))
+    assert len(Peeling()(zero, torch.Generator()).images) == 0
+
+
+def test_reading_needs_the_planted_layer():
+    _, seen = played(plant=MaliciousModelServer())
+    with pytest.raises(NotApplicable, match="case/server=malicious-model-peeling"):
+        Peeling()(seen, torch.Generator())
+
+
+# What an image would cause.
+
+
+class TwoLayers(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.block = PeelingBlock((1, 4, 4), (2, 2), 2)
+        nn.init.normal_(self.block.directions, std=0.3)
+        nn.init.normal_(self.block.ends)
+        self.block.pattern.copy_(torch.randn(1, 4, 4))
+        self.out = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 3))
+
+    def forward(self, images):
+        return self.out(self.block(images))
+
+
+def test_influence_is_the_gradient_of_a_row_that_the_image_passes():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, images = TwoLayers().double(), torch.randn(5, 1, 4, 4).double()
+    loss = nn.functional.cross_entropy
+    caused = influence(model, "block", model.block.pattern / 4, loss, images, 3)
+    for image, row in zip(images, caused, strict=True):
+        for label in range(3):
+            value = loss(model(image[None]), torch.tensor([label]))
+            (bias,) = torch.autograd.grad(value, model.block.linear0.bias)
+            passed = bias != 0
+            torch.testing.assert_close(bias[passed], row[label].expand(int(passed.sum())))
+
+
+def test_both_ways_of_differentiating_agree():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, images = TwoLayers().double(), torch.randn(5, 1, 4, 4).double()
+    block, pattern = model.block, model.block.pattern
+    there = _outputs_and_slopes(model, block, pattern, images)
+    back = _by_reverse_mode(model, block, pattern, images)
+    torch.testing.assert_close(there, back)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_bins": 5}, "at least 6, two a measurement"),
+        ({"measurements": 0}, "measurements must be at least 1"),
+        ({"parts": 0}, "parts must be at least 1"),
+        ({"gain": 0.0}, "gain must be positive"),
+    ],
+)
+def test_wrong_settings(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Modification(type="PeelingBlock", **settings)
+
+
+def test_an_unknown_label_is_no_class():
+    assert UNKNOWN < 0
