@@ -13,6 +13,7 @@ from medbreach.cli.data import data_group
 from medbreach.cli.inspect import list_command, show_command
 from medbreach.cli.plugin import plugin_group
 from medbreach.cli.report import report_command
+from medbreach.cli.reproduce import reproduce_command
 from medbreach.cli.verbosity import VERBOSE, start_quietly
 from medbreach.errors import MedbreachError
 from medbreach.text import legible
@@ -79,6 +80,7 @@ for command in (
     audit_command,
     resume_command,
     report_command,
+    reproduce_command,
     list_command,
     show_command,
     data_group,

@@ -1,0 +1,1 @@
+"""Published results, made again under a protocol that is written down."""
