@@ -1,6 +1,7 @@
 """The server that plants a layer which records imprint themselves on."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from medbreach.components import Planted, Server
 from medbreach.errors import NotApplicable
 from medbreach.randomness import lend_global
+from medbreach.servers.loki import LokiSecret, loki_block, open_for_client
 from medbreach.types import ImageSpec
 
 SETTINGS_OF = {
@@ -51,6 +53,11 @@ class Modification:
         mu: Bias of ``CuriousAbandonHonesty``'s rows.
         sigma: Deviation of their weights.
         scale_factor: Ratio of their positive to their negative weights.
+        num_clients: Number of ``LOKI``'s kernel sets: a client beyond them shares one with another.
+        scaling: Factor of ``LOKI``'s kernels. A large one closes a row for later local steps once
+            a record came through it.
+        measurements: Number of measurements that ``LOKI``'s rows are divided over: mean intensity,
+            then random ones.
         calibrate: Put an ``ImprintBlock``'s bins at the quantiles of public images, where
             breaching assumes a distribution, and scale its output to theirs.
         position: Module to plant before, which must take images of the data's shape; null: before
@@ -58,9 +65,9 @@ class Modification:
         handle_preceding_layers: Not used: nothing but the image's own shape may precede the block.
     """
 
-    type: Literal["ImprintBlock", "SparseImprintBlock", "OneShotBlock", "CuriousAbandonHonesty"] = (
-        "ImprintBlock"
-    )
+    type: Literal[
+        "ImprintBlock", "SparseImprintBlock", "OneShotBlock", "CuriousAbandonHonesty", "LOKI"
+    ] = "ImprintBlock"
     num_bins: int = 64
     connection: Literal["linear", "addition"] = "linear"
     gain: float = 1.0
@@ -70,6 +77,9 @@ class Modification:
     mu: float = 0.0
     sigma: float = 0.5
     scale_factor: float = 0.95
+    num_clients: int = 4
+    scaling: float = 1e6
+    measurements: int = 1
     calibrate: bool = False
     position: str | None = None
     handle_preceding_layers: str | None = None
@@ -77,6 +87,15 @@ class Modification:
     def __post_init__(self) -> None:
         if self.num_bins < 2:
             raise ValueError(f"num_bins must be at least 2, got {self.num_bins}")
+        if self.num_clients < 1:
+            raise ValueError(f"num_clients must be at least 1, got {self.num_clients}")
+        if self.scaling <= 0:
+            raise ValueError(f"scaling must be positive, got {self.scaling}")
+        if not 1 <= self.measurements <= self.num_bins // 2:
+            raise ValueError(
+                f"measurements must be at least 1 and leave each 2 of {self.num_bins} rows, got "
+                f"{self.measurements}"
+            )
 
 
 @dataclass(frozen=True)
@@ -90,10 +109,15 @@ class MaliciousModelServer(Server):
     """
 
     name: ClassVar[str] = "malicious_model"
-    source: ClassVar[str] = "Fowl et al. 2022, arXiv:2110.13057"
+    source: ClassVar[str] = (
+        "Fowl et al. 2022, arXiv:2110.13057; LOKI: Zhao et al. 2024, arXiv:2303.12233"
+    )
     differs: ClassVar[str] = (
         "The block is planted before the whole network (or a named module), so it works for any "
-        "network in 2D and 3D; its bins and output can be calibrated on public images."
+        "network in 2D and 3D; its bins and output can be calibrated on public images. LOKI's rows "
+        "take a constant and the image's energy beside each client's channels, so that a client's "
+        "weights alone tell its bias gradient and whether records are mixed; its kernels are not "
+        "trained, and the mean of its rows is added to the image."
     )
     malicious: ClassVar[bool] = True
 
@@ -118,33 +142,55 @@ class MaliciousModelServer(Server):
         Raises:
             NotApplicable: The named module is not there, or there are too few public images.
         """
-        from medbreach.breaching_bridge.blocks import imprint_block
-
         chosen = self.model_modification
         if chosen.position is not None:
             _check_place(model, spec, chosen.position)
-        if chosen.type == "CuriousAbandonHonesty" and math.prod(spec.shape) % 2:
-            raise NotApplicable(
-                "CuriousAbandonHonesty gives half of the pixels each sign, so it needs an even "
-                f"number of them, not {math.prod(spec.shape)}"
-            )
-        settings = {k: getattr(chosen, k) for k in SETTINGS_OF[chosen.type]}
-        block: Any
-        with lend_global(rng):
-            block = imprint_block(chosen.type, spec.shape, chosen.num_bins, settings)
-        if chosen.calibrate and chosen.type == "ImprintBlock":
-            calibrate(block, spec.normalise(public))
+        build = loki_block if chosen.type == "LOKI" else _breachings_block
+        block, make_secret = build(chosen, spec, public, rng)
         if chosen.position is None:
             model = nn.Sequential(block, model)
         else:
             model.set_submodule(
                 chosen.position, nn.Sequential(block, model.get_submodule(chosen.position))
             )
-        prefix = next(name for name, m in model.named_modules() if m is block)
-        return Planted(
-            model,
-            ImprintSecret(f"{prefix}.linear0.weight", f"{prefix}.linear0.bias", block.structure),
+        name = next(name for name, module in model.named_modules() if module is block)
+        return Planted(model, make_secret(name))
+
+    def send(self, planted: Planted, client: int) -> nn.Module:
+        """Return the network as one client of the round receives it.
+
+        Args:
+            planted: What `plant` returned.
+            client: The client's place in the round, from 0.
+        """
+        if isinstance(planted.secret, LokiSecret):
+            return open_for_client(planted, client)
+        return planted.model
+
+
+def _breachings_block(
+    chosen: Modification,
+    spec: ImageSpec,
+    public: Float[Tensor, "public channels *space"],
+    rng: torch.Generator,
+) -> tuple[nn.Module, Callable[[str], ImprintSecret]]:
+    from medbreach.breaching_bridge.blocks import imprint_block
+
+    if chosen.type == "CuriousAbandonHonesty" and math.prod(spec.shape) % 2:
+        raise NotApplicable(
+            "CuriousAbandonHonesty gives half of the pixels each sign, so it needs an even "
+            f"number of them, not {math.prod(spec.shape)}"
         )
+    settings = {k: getattr(chosen, k) for k in SETTINGS_OF[chosen.type]}
+    block: Any
+    with lend_global(rng):
+        block = imprint_block(chosen.type, spec.shape, chosen.num_bins, settings)
+    if chosen.calibrate and chosen.type == "ImprintBlock":
+        calibrate(block, spec.normalise(public))
+    structure: str = block.structure
+    return block, lambda name: ImprintSecret(
+        f"{name}.linear0.weight", f"{name}.linear0.bias", structure
+    )
 
 
 @torch.no_grad()
