@@ -1,6 +1,7 @@
-"""Time and peak memory of a piece of work."""
+"""Time and peak memory of a piece of work, and the memory that is free for it."""
 
 import contextlib
+import os
 import resource
 import sys
 import time
@@ -49,6 +50,16 @@ def measured(device: torch.device) -> Iterator[Cost]:
         else:
             cost.peak_memory_mb = _peak_of_process()
         cost.seconds = time.monotonic() - start
+
+
+def available_memory() -> int | None:
+    """Return how many bytes of memory are free, caches counted in; None if it cannot be told."""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("MemAvail")).split()[1]) * 1024
+    with contextlib.suppress(OSError, ValueError):
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return None
 
 
 def _peak_of_process() -> float:

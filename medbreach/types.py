@@ -17,6 +17,9 @@ from torch import Tensor, nn
 SCHEMA: Final = 1
 """Version of the run record, raised when a reader of old records would misread a new one."""
 
+UNKNOWN: Final = -1
+"""Label of a claim that no class is claimed for."""
+
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -229,7 +232,7 @@ class Reconstruction:
 
     Attributes:
         images: One image a claim, in the spec's unit.
-        labels: Class of each claim, if the attack claims one.
+        labels: Class of each claim, if the attack claims one; `UNKNOWN` where it claims none.
         confidence: Confidence in each claim from 0 to 1, if the attack has an idea of it.
     """
 

@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 
 from medbreach.attacks.closed_form import ClosedForm
+from medbreach.attacks.loki_readout import read_loki
 from medbreach.errors import NotApplicable
-from medbreach.servers.imprint import ImprintSecret
+from medbreach.servers.imprint import MaliciousModelServer
+from medbreach.servers.loki import LokiSecret
+from medbreach.servers.secrets import ImprintSecret
 from medbreach.types import Exchange, Reconstruction, Reveals
 
 if TYPE_CHECKING:
@@ -17,6 +20,10 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class ImprintReadout(ClosedForm):
     """Divide the weight gradient of planted rows by their bias gradient, in 2D and 3D.
+
+    What LOKI planted is read client by client. Only rows that a single record came through are
+    claimed, as a checksum in the update tells, and a record that came through several rows once;
+    the settings do not count.
 
     Attributes:
         breach_padding: Fill up with blank images to the number of records.
@@ -44,6 +51,8 @@ class ImprintReadout(ClosedForm):
             NotApplicable: The server planted nothing, or the number of records is asked for and
                 withheld.
         """
+        if isinstance(exchange.secret, LokiSecret):
+            return read_loki(exchange)
         if exchange.update.count is None and (self.breach_padding or self.breach_reduction):
             raise NotApplicable(
                 "breach_padding and breach_reduction need the number of records, which the client "
@@ -52,8 +61,12 @@ class ImprintReadout(ClosedForm):
         return super().run(exchange, rng)
 
     def control(self, case: "Case") -> "Case":
-        """Return one record, with the case's own server."""
-        return replace(case.solvable(), server=case.server)
+        """Return one record, with the case's own server, rows fitted to two records."""
+        server: Any = case.server
+        if isinstance(server, MaliciousModelServer):
+            fitted = replace(server.model_modification, expected_records=2)
+            server = replace(server, model_modification=fitted)
+        return replace(case.solvable(), server=server)
 
     def secrets(self, exchange: Exchange) -> dict[str, Any]:
         """Return where the planted layer is.

@@ -13,12 +13,11 @@ from medbreach.attacks.influence import influence
 from medbreach.components import Attack
 from medbreach.errors import NotApplicable
 from medbreach.servers.peeling import PeelingBlock, PeelingSecret, energies
-from medbreach.types import Change, Exchange, Reconstruction, Round
+from medbreach.types import UNKNOWN, Change, Exchange, Reconstruction, Round
 
 if TYPE_CHECKING:
     from medbreach.case import Case
 
-UNKNOWN: Final = -1  # label of a claim whose class is not told
 AGREE: Final = 0.02  # of the gradient that an image should have caused: rounding in float32
 
 BY_CHECKSUM: Final = 0.9  # confidence in a claim whose class could not be told

@@ -40,7 +40,7 @@ METHODS: Final[Mapping[str, tuple[str, ...]]] = {
     "trap weights (CAH), corrected": ("case/server=malicious-model-cah", "attack=imprint"),
     "QBI": ("case/server=malicious-model-qbi", "attack=imprint"),
     "Robbing the Fed": ("case/server=malicious-model-rtf", "attack=imprint"),
-    # "LOKI": ("case/server=malicious-model-loki", "attack=imprint"),
+    "LOKI": ("case/server=malicious-model-loki", "attack=imprint"),
     "peeling": ("case/server=malicious-model-peeling", "attack=peeling"),
 }
 """What each row of the table plants, and how it is read."""

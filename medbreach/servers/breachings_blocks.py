@@ -1,5 +1,6 @@
 """breaching's planted blocks, and their calibration on public images."""
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from medbreach.randomness import lend_global
 from medbreach.servers.modification import Modification
 from medbreach.servers.quantiles import check_public, quantiles
+from medbreach.servers.secrets import ImprintSecret
 from medbreach.types import ImageSpec
 
 SHARED: Final = ("connection", "gain", "linfunc", "mode")
@@ -19,7 +21,7 @@ def breachings_block(
     spec: ImageSpec,
     public: Float[Tensor, "public channels *space"],
     rng: torch.Generator,
-) -> nn.Module:
+) -> tuple[nn.Module, Callable[[str], ImprintSecret]]:
     """Return a block of breaching's (Fowl et al. 2022, arXiv:2110.13057).
 
     Raises:
@@ -34,7 +36,7 @@ def breachings_block(
         block: nn.Module = imprint_block(chosen.type, spec.shape, chosen.num_bins, settings)
     if chosen.calibrate:
         calibrate(block, spec.normalise(public), chosen)
-    return block
+    return block, ImprintSecret.maker(str(block.structure))
 
 
 @torch.no_grad()

@@ -1,8 +1,9 @@
 """The server that plants a layer which records imprint themselves on."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Final, NamedTuple
+from typing import Any, ClassVar, Final
 
 import torch
 from jaxtyping import Float
@@ -11,12 +12,15 @@ from torch import Tensor, nn
 from medbreach.components import Planted, Server
 from medbreach.errors import NotApplicable
 from medbreach.servers.breachings_blocks import breachings_block
+from medbreach.servers.loki import LokiSecret, loki_block, open_for_client
 from medbreach.servers.modification import Modification
-from medbreach.servers.peeling import PeelingBlock, PeelingSecret, peeling_block
+from medbreach.servers.peeling import peeling_block
+from medbreach.servers.room import check_room
 from medbreach.servers.rows import quantile_biases, trap_weights
 from medbreach.types import ImageSpec
 
-Builder = Callable[[Modification, ImageSpec, Tensor, torch.Generator], nn.Module]
+MakeSecret = Callable[[str], Any]
+Builder = Callable[[Modification, ImageSpec, Tensor, torch.Generator], tuple[nn.Module, MakeSecret]]
 
 BUILDERS: Final[Mapping[str, Builder]] = {
     "ImprintBlock": breachings_block,
@@ -24,24 +28,10 @@ BUILDERS: Final[Mapping[str, Builder]] = {
     "OneShotBlock": breachings_block,
     "CuriousAbandonHonesty": trap_weights,
     "QBI": quantile_biases,
+    "LOKI": loki_block,
     "PeelingBlock": peeling_block,
 }
-"""What makes each type of block."""
-
-
-class ImprintSecret(NamedTuple):
-    """What the server remembers of a planted layer.
-
-    Attributes:
-        weight: Name of the layer's weight parameter.
-        bias: Name of its bias parameter.
-        structure: ``cumulative``: each row sees the records of the rows before it too; ``sparse``:
-            each row sees its own.
-    """
-
-    weight: str
-    bias: str
-    structure: str
+"""What makes each type of block, and of its name in the network the server's secret."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +45,17 @@ class MaliciousModelServer(Server):
     """
 
     name: ClassVar[str] = "malicious_model"
-    source: ClassVar[str] = "Fowl et al. 2022, arXiv:2110.13057"
+    source: ClassVar[str] = (
+        "Fowl et al. 2022, arXiv:2110.13057; CuriousAbandonHonesty: Boenisch et al. 2021, "
+        "arXiv:2112.02918; QBI: arXiv:2406.18745; LOKI: Zhao et al. 2024, "
+        "arXiv:2303.12233; PeelingBlock: medbreach"
+    )
     differs: ClassVar[str] = (
         "The block is planted before the whole network (or a named module), so it works for any "
-        "network in 2D and 3D; its bins and output can be calibrated on public images."
+        "network in 2D and 3D; its bins and output can be calibrated on public images. LOKI's rows "
+        "take a constant and the image's energy beside each client's channels, so that a client's "
+        "weights alone tell its bias gradient and whether records are mixed; its kernels are not "
+        "trained, and the mean of its rows is added to the image."
     )
     malicious: ClassVar[bool] = True
 
@@ -86,7 +83,11 @@ class MaliciousModelServer(Server):
         chosen = self.model_modification
         if chosen.position is not None:
             _check_place(model, spec, chosen.position)
-        block = BUILDERS[chosen.type](chosen, spec, public, rng)
+        if chosen.type != "LOKI":
+            what = f"{chosen.type} with {chosen.num_bins} rows"
+            dense = 2 if chosen.connection == "linear" else 1
+            check_room(what, dense * chosen.num_bins * math.prod(spec.shape))
+        block, make_secret = BUILDERS[chosen.type](chosen, spec, public, rng)
         if chosen.position is None:
             model = nn.Sequential(block, model)
         else:
@@ -94,15 +95,18 @@ class MaliciousModelServer(Server):
                 chosen.position, nn.Sequential(block, model.get_submodule(chosen.position))
             )
         name = next(name for name, m in model.named_modules() if m is block)
-        return Planted(model, _secret(block, name))
+        return Planted(model, make_secret(name))
 
+    def send(self, planted: Planted, client: int) -> nn.Module:
+        """Return the network as one client of the round receives it.
 
-def _secret(block: Any, name: str) -> Any:
-    """Return what the server remembers of a block of a name."""
-    weight, bias = f"{name}.linear0.weight", f"{name}.linear0.bias"
-    if isinstance(block, PeelingBlock):
-        return PeelingSecret(name, weight, bias)
-    return ImprintSecret(weight, bias, block.structure)
+        Args:
+            planted: What `plant` returned.
+            client: The client's place in the round, from 0.
+        """
+        if isinstance(planted.secret, LokiSecret):
+            return open_for_client(planted, client)
+        return planted.model
 
 
 def _check_place(model: nn.Module, spec: ImageSpec, position: str) -> None:

@@ -15,6 +15,7 @@ KEYS_OF: Mapping[str, frozenset[str]] = {
     | {"legacy_dkfz"},
     "QBI": PLACE
     | {"num_bins", "connection", "gain", "sigma", "calibrate", "expected_records", "pairs"},
+    "LOKI": PLACE | {"num_bins", "gain", "measurements", "num_clients", "scaling"},
     "PeelingBlock": PLACE | {"num_bins", "gain", "measurements", "parts"},
 }
 """The keys that count for each type of block."""
@@ -45,8 +46,12 @@ class Modification:
         expected_records: Number of records in a round that rows are fitted to.
         pairs: For each row of ``QBI``, this many are drawn, and those kept that isolate the most
             records of rounds simulated with public images; 1: none is left out.
-        measurements: Number of a ``PeelingBlock``'s measurements.
+        measurements: Number of measurements that the rows of a ``PeelingBlock`` or of ``LOKI`` are
+            divided over.
         parts: Number of parts of the image whose energy is a ``PeelingBlock``'s checksum.
+        num_clients: Number of ``LOKI``'s kernel sets: a client beyond them shares one with another.
+        scaling: Factor of ``LOKI``'s kernels. A large one closes a row for later local steps once
+            a record came through it.
         position: Module to plant before, which must take images of the data's shape; null: before
             the network.
         handle_preceding_layers: Not used: nothing but the image's own shape may precede the block.
@@ -58,6 +63,7 @@ class Modification:
         "OneShotBlock",
         "CuriousAbandonHonesty",
         "QBI",
+        "LOKI",
         "PeelingBlock",
     ] = "ImprintBlock"
     num_bins: int = 64
@@ -75,18 +81,27 @@ class Modification:
     pairs: int = 1
     measurements: int = 3
     parts: int = 8
+    num_clients: int = 4
+    scaling: float = 1e6
     position: str | None = None
     handle_preceding_layers: str | None = None
 
     def __post_init__(self) -> None:
-        least = {"num_bins": 2, "expected_records": 2, "pairs": 1, "measurements": 1, "parts": 1}
+        least = {
+            "num_bins": 2,
+            "expected_records": 2,
+            "pairs": 1,
+            "measurements": 1,
+            "parts": 1,
+            "num_clients": 1,
+        }
         for name, bound in least.items():
             if getattr(self, name) < bound:
                 raise ValueError(f"{name} must be at least {bound}, got {getattr(self, name)}")
-        for name in ("gain", "sigma"):
+        for name in ("gain", "sigma", "scaling"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if self.type == "PeelingBlock" and self.num_bins < 2 * self.measurements:
+        if self.type in ("LOKI", "PeelingBlock") and self.num_bins < 2 * self.measurements:
             raise ValueError(
                 f"num_bins must be at least {2 * self.measurements}, two a measurement, got "
                 f"{self.num_bins}"

@@ -17,6 +17,7 @@ at zero: a change of weights then keeps the precision of a gradient, however sma
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -94,8 +95,8 @@ def peeling_block(
     spec: ImageSpec,
     public: Float[Tensor, "public channels *space"],
     rng: torch.Generator,
-) -> PeelingBlock:
-    """Return a block whose bins are about equally likely.
+) -> tuple[PeelingBlock, Callable[[str], PeelingSecret]]:
+    """Return a block whose bins are about equally likely, and what makes its secret.
 
     The measurements are random, of no preferred scale or place. On real images random combinations
     of public images do no better.
@@ -118,7 +119,7 @@ def peeling_block(
     ]
     block.ends.copy_(torch.cat(ends))
     block.pattern.copy_(chosen.gain * _pattern(images, rng))
-    return block
+    return block, lambda name: PeelingSecret(name, f"{name}.linear0.weight", f"{name}.linear0.bias")
 
 
 def _draw_direction(

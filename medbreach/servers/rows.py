@@ -1,6 +1,7 @@
 """Planted rows of random weights: trap weights, and quantile-based biases."""
 
 import math
+from collections.abc import Callable
 from statistics import NormalDist
 from typing import Final
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from medbreach.servers.modification import Modification
 from medbreach.servers.quantiles import check_public, quantiles
+from medbreach.servers.secrets import ImprintSecret
 from medbreach.types import ImageSpec
 
 SIMULATED: Final = 64
@@ -54,7 +56,7 @@ def trap_weights(
     spec: ImageSpec,
     public: Float[Tensor, "public channels *space"],
     rng: torch.Generator,
-) -> RowsBlock:
+) -> tuple[RowsBlock, Callable[[str], ImprintSecret]]:
     """Return a block with trap weights (Boenisch et al. 2021, arXiv:2112.02918).
 
     A random half of each row's weights is negative, the other half the same numbers, positive and
@@ -92,7 +94,7 @@ def trap_weights(
     weight *= factor
     if not chosen.legacy_dkfz:
         _limit_output(block, spec.normalise(public), chosen.gain)
-    return block
+    return block, ImprintSecret.maker(block.structure)
 
 
 @torch.no_grad()
@@ -101,7 +103,7 @@ def quantile_biases(
     spec: ImageSpec,
     public: Float[Tensor, "public channels *space"],
     rng: torch.Generator,
-) -> RowsBlock:
+) -> tuple[RowsBlock, Callable[[str], ImprintSecret]]:
     """Return a block of random rows that each let one of n records through (arXiv:2406.18745).
 
     The bias of a row is minus the quantile of its measurement at ``1 - 1/n``: of public images, or
@@ -129,7 +131,7 @@ def quantile_biases(
         weight[k] = _row(seeds[candidate], weight.shape[1], chosen.sigma)
         bias[k] = -limits[candidate]
     _limit_output(block, images, chosen.gain)
-    return block
+    return block, ImprintSecret.maker(block.structure)
 
 
 def isolating(

@@ -16,7 +16,7 @@ from medbreach.servers.honest_but_curious import HonestServer
 from medbreach.testing.declaration import check_declaration
 from medbreach.testing.examples import CPU, DECOYS, FORMS, PUBLIC, Form, tiny_case, tiny_collection
 from medbreach.testing.guard import repeatable, require, running
-from medbreach.types import Exchange, Reconstruction, Reveals
+from medbreach.types import UNKNOWN, Exchange, Reconstruction, Reveals
 
 HONEST = HonestServer()
 
@@ -109,8 +109,8 @@ def _check_claim(who: str, claim: Reconstruction, classes: int) -> None:
     if labels is not None:
         require(
             not torch.is_floating_point(labels)
-            and bool(((labels >= 0) & (labels < classes)).all()),
-            f"{who} claims labels that are no whole numbers from 0 to {classes - 1}",
+            and bool(((labels >= UNKNOWN) & (labels < classes)).all()),
+            f"{who} claims labels that are neither {UNKNOWN} nor whole numbers from 0 to {classes - 1}",
         )
     if confidence is not None:
         require(

@@ -8,7 +8,7 @@ from torch import nn
 
 from medbreach.attacks.bin_table import BinTable
 from medbreach.attacks.influence import _by_reverse_mode, _outputs_and_slopes, influence
-from medbreach.attacks.peeling import UNKNOWN, Peeling, table_of
+from medbreach.attacks.peeling import Peeling, table_of
 from medbreach.case import draw
 from medbreach.errors import NotApplicable
 from medbreach.federation import Federation
@@ -291,7 +291,3 @@ def test_both_ways_of_differentiating_agree():
 def test_wrong_settings(settings, message):
     with pytest.raises(ValueError, match=message):
         Modification(type="PeelingBlock", **settings)
-
-
-def test_an_unknown_label_is_no_class():
-    assert UNKNOWN < 0

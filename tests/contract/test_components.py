@@ -4,6 +4,7 @@ import pytest
 
 from medbreach import plugins
 from medbreach.servers.imprint import MaliciousModelServer
+from medbreach.servers.modification import Modification
 from medbreach.testing import Form, check, check_declaration
 
 FEW_STEPS = {"optim": {"max_iterations": 2}}
@@ -15,6 +16,9 @@ ATTACK_SETTINGS = {
 }
 ATTACK_OPTIONS = {
     "imprint-readout": {"server": MaliciousModelServer()},
+    "peeling": {
+        "server": MaliciousModelServer(model_modification=Modification(type="PeelingBlock"))
+    },
     "recursive": {"forms": [Form((8, 8), 1)]},
 }
 MODEL_OPTIONS = {"convnet_beyond": {"forms": [Form((28, 28), 1)]}}  # its linear layer's width

@@ -15,8 +15,9 @@ from medbreach.protocol import User
 from medbreach.randomness import Seeds
 from medbreach.round import play as play_round
 from medbreach.servers.breachings_blocks import calibrate
-from medbreach.servers.imprint import ImprintSecret, MaliciousModelServer
+from medbreach.servers.imprint import MaliciousModelServer
 from medbreach.servers.modification import Modification
+from medbreach.servers.secrets import ImprintSecret
 from medbreach.testing.examples import tiny_case, tiny_collection, tiny_exchange, tiny_sample
 
 FORMS = {"2D RGB": ((16, 16), 3), "2D grey": ((16, 16), 1), "3D": ((8, 16, 16), 1)}

@@ -49,7 +49,9 @@ def test_trap_weights_are_half_negative_and_cancel_but_for_the_scale(space, chan
     spec = tiny_sample(space, channels).spec
     plain = replace(spec, bounds=(0.0, 1.0), mean=(0.0,) * channels, std=(1.0,) * channels)
     chosen = Modification(type="CuriousAbandonHonesty", num_bins=6, scale_factor=0.9, sigma=0.5)
-    weight = trap_weights(chosen, plain, torch.zeros(0, *spec.shape), rng()).linear0.weight.detach()
+    weight = trap_weights(chosen, plain, torch.zeros(0, *spec.shape), rng())[
+        0
+    ].linear0.weight.detach()
     assert ((weight < 0).sum(1) == weight.shape[1] // 2).all()
     for row in weight:
         torch.testing.assert_close(row[row > 0].sort().values, 0.9 * (-row[row < 0]).sort().values)
@@ -63,7 +65,7 @@ def test_the_forks_weights_have_no_negative_half():
     chosen = Modification(
         type="CuriousAbandonHonesty", num_bins=6, scale_factor=0.01, legacy_dkfz=True
     )
-    block = trap_weights(chosen, spec, torch.zeros(0, *spec.shape), rng())
+    block, _ = trap_weights(chosen, spec, torch.zeros(0, *spec.shape), rng())
     weight = block.linear0.weight.detach()
     large = weight.abs() > 0.05
     assert (weight[large] > 0).double().mean().item() == pytest.approx(0.5, abs=0.05)
@@ -76,11 +78,11 @@ def test_trap_weights_undo_the_normalisation_that_clients_apply(space, channels)
     sample = tiny_sample(space, channels)
     chosen = Modification(type="CuriousAbandonHonesty", num_bins=6, scale_factor=0.9, mu=-0.5)
     plain = replace(sample.spec, mean=(), std=())
-    there = trap_weights(chosen, sample.spec, sample.public, rng()).linear0
+    there = trap_weights(chosen, sample.spec, sample.public, rng())[0].linear0
     unit = replace(plain, bounds=(0.0, 1.0))
     low, width = sample.spec.bounds[0], sample.spec.range
     shown = (sample.public - low) / width
-    here = trap_weights(chosen, unit, shown, rng()).linear0
+    here = trap_weights(chosen, unit, shown, rng())[0].linear0
     torch.testing.assert_close(
         there(sample.spec.normalise(sample.public).flatten(1)), here(shown.flatten(1)),
         atol=1e-3, rtol=1e-3,
@@ -95,7 +97,7 @@ def test_fitted_rows_let_about_one_of_n_people_through(space, channels, kind):
         type=kind, num_bins=64, scale_factor=None, calibrate=True, expected_records=5
     )
     build = trap_weights if kind != "QBI" else quantile_biases
-    layer = build(chosen, sample.spec, sample.public, rng()).linear0
+    layer = build(chosen, sample.spec, sample.public, rng())[0].linear0
     others = torch.cat([sample.decoys, sample.truth.images])
     share = (layer(sample.spec.normalise(others).flatten(1)) > 0).double().mean().item()
     assert 0.08 < share < 0.4
@@ -104,7 +106,7 @@ def test_fitted_rows_let_about_one_of_n_people_through(space, channels, kind):
 def test_the_papers_biases_fit_independent_normal_voxels():
     spec = replace(tiny_sample((16, 16), 1).spec, mean=(0.0,), std=(1.0,))
     chosen = Modification(type="QBI", num_bins=400, sigma=0.5, expected_records=10)
-    layer = quantile_biases(chosen, spec, torch.zeros(0, *spec.shape), rng()).linear0
+    layer = quantile_biases(chosen, spec, torch.zeros(0, *spec.shape), rng())[0].linear0
     limit = 0.5 * math.sqrt(256) * NormalDist().inv_cdf(0.9)
     torch.testing.assert_close(layer.bias.detach(), torch.full((400,), -limit))
     voxels = torch.randn(200, 256, generator=rng(1))
