@@ -110,7 +110,7 @@ def _check_claim(who: str, claim: Reconstruction, classes: int) -> None:
         require(
             not torch.is_floating_point(labels)
             and bool(((labels >= UNKNOWN) & (labels < classes)).all()),
-            f"{who} claims labels that are neither {UNKNOWN} nor whole numbers from 0 to {classes - 1}",
+            f"{who} claims labels that are neither {UNKNOWN} nor classes from 0 to {classes - 1}",
         )
     if confidence is not None:
         require(
