@@ -1,5 +1,6 @@
 """The bins of a planted layer, and the records that are peeled out of them."""
 
+import bisect
 import heapq
 import math
 from collections.abc import Iterator, Sequence
@@ -104,11 +105,17 @@ class BinTable:
         )
 
     def peel(self, tolerance: float) -> None:
-        """Read record after record, always from the bin that is least in doubt.
+        """Read record after record, from bins of one and, where there is none, from differences.
 
         Args:
             tolerance: Doubt up to which a bin is taken to hold one record.
         """
+        self._peel_single(tolerance)
+        while self._peel_difference(tolerance):
+            self._peel_single(tolerance)
+
+    def _peel_single(self, tolerance: float) -> None:
+        """Read record after record, always from the bin that is least in doubt."""
         current = {b: self.doubt(b) for b in range(len(self.totals))}
         queue = [(doubt, b) for b, doubt in current.items() if doubt <= tolerance]
         heapq.heapify(queue)
@@ -121,6 +128,55 @@ class BinTable:
                 current[changed] = self.doubt(changed)
                 if current[changed] <= tolerance:
                     heapq.heappush(queue, (current[changed], changed))
+
+    def _peel_difference(self, tolerance: float) -> bool:
+        """Read a record from a bin whose other records are just those of another measurement's bin.
+
+        The difference of the two bins then is one record. Which pairs it can be, totals, energies
+        and measurements tell without a look at the images.
+        """
+        bins = [b for b in range(len(self.totals)) if abs(self.totals[b]) > self.floor]
+        if not bins:
+            return False
+        measured = torch.stack([self.directions @ self.content(b) for b in bins]).double().cpu()
+        for one, other in self._differing_by_one(bins, measured):
+            total = float(self.totals[one] - self.totals[other])
+            image = (self.content(one) - self.content(other)) / total
+            told = (self.checks[one] - self.checks[other]) / total
+            if self._doubt_of(image, one, told) <= tolerance:
+                self.subtract(Peeled(image, total))
+                return True
+        return False
+
+    def _differing_by_one(
+        self, bins: Sequence[int], measured: Float[Tensor, "bins measurements"]
+    ) -> list[tuple[int, int]]:
+        """Return the pairs of bins whose difference could be one record of the first.
+
+        Args:
+            bins: Bins that are not empty.
+            measured: Measurements of their contents.
+        """
+        totals, checks = self.totals[bins], self.checks[bins]
+        group = torch.tensor([bisect.bisect(self.groups, b) - 1 for b in bins])
+        total = totals[:, None] - totals[None]
+        possible = (group[:, None] != group[None]) & (total.abs() > self.floor)
+        total = torch.where(possible, total, math.nan)
+        energy = (checks[:, None] - checks[None]) / total[..., None]
+        possible &= (energy > -SAME * self.scale).all(2)
+        place = (measured[:, None] - measured[None]) / total[..., None]
+        low, high = (limits[bins] for limits in self._limits())
+        in_one = place.gather(2, group[:, None, None].expand_as(total[..., None]))[..., 0]
+        in_other = place.gather(2, group[None, :, None].expand_as(total[..., None]))[..., 0]
+        possible &= (in_one >= low[:, None]) & (in_one < high[:, None])
+        possible &= (in_other < low[None]) | (in_other >= high[None])
+        return [(bins[a], bins[b]) for a, b in possible.nonzero().tolist()]
+
+    def _limits(self) -> tuple[Float[Tensor, " bins"], Float[Tensor, " bins"]]:
+        """Return between which measurements each bin lies."""
+        above = torch.cat([self.ends[1:], self.ends.new_tensor([math.inf])])
+        above[torch.tensor(self.groups[1:]) - 1] = math.inf
+        return self.ends, above
 
     def peel_beside(self, known: Sequence[Float[Tensor, " voxels"]], tolerance: float) -> None:
         """Read on with records that another round gave away.

@@ -123,6 +123,19 @@ def test_the_doubt_of_a_mixture_is_the_spread_of_what_is_mixed():
     assert table.doubt(1) == pytest.approx(max(parts))
 
 
+def test_a_bin_that_holds_another_bins_records_and_one_more_gives_that_one_away():
+    """No record is alone anywhere; those that share both bins stay hidden."""
+    assigned = [(0, 0), (0, 0), (1, 0), (1, 1), (2, 1), (2, 2), (2, 2)]
+    images, deltas = records_in(assigned), [0.5, 0.2, 0.3, -0.4, 0.1, 0.6, 0.7]
+    table = bins_by_hand(assigned, images, deltas)
+    table._peel_single(1e-6)
+    assert not table.peeled
+    table.peel(1e-6)
+    read = torch.stack([r.image for r in table.peeled])
+    wanted = images[2:5]
+    torch.testing.assert_close(read[read.sum(1).argsort()], wanted[wanted.sum(1).argsort()])
+
+
 def test_a_bin_with_a_known_and_an_unknown_record_gives_both_away():
     assigned = [(1, 1), (1, 1), (2, 2), (2, 2)]
     images, deltas = records_in(assigned), [0.5, 0.2, 0.7, 0.1]
