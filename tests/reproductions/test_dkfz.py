@@ -1,0 +1,170 @@
+"""The DKFZ setting: the published rule, what is measured beside it, and the table."""
+
+import csv
+import io
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from running import run_program
+
+from medbreach.errors import DataError, RecordError
+from medbreach.recovery import psnr_table, recovery
+from medbreach.reproductions import dkfz
+from medbreach.reproductions.dkfz import Row, Setting, measure, records_each, rows_of
+from medbreach.reproductions.dkfz_rule import rule_score
+from medbreach.reproductions.run import reproduce
+from medbreach.reproductions.tables import COLUMNS, as_csv, as_html, as_text
+from medbreach.testing.examples import CPU, tiny_collection
+from medbreach.types import ImageSpec
+
+SPEC = ImageSpec(1, (4, 4), bounds=(-10.0, 30.0))
+
+
+def images(*levels):
+    """Return an image of one intensity each, from 0 (black) to 1."""
+    return torch.stack([torch.full(SPEC.shape, -10 + 40 * level) for level in levels])
+
+
+# The published rule.
+
+
+def test_the_rule_gives_a_claim_to_the_record_that_it_is_nearest_to():
+    truth, public = images(0.0, 0.9), images(1.0)
+    assert rule_score(images(0.05, 0.1), truth, public, SPEC).claims == 1
+    assert rule_score(images(0.05, 0.8), truth, public, SPEC).claims == 2
+    assert rule_score(images(0.45), truth, public, SPEC).claims == 0
+
+
+def test_the_rule_accepts_a_black_image_for_dark_records():
+    truth, public = images(0.0, 0.31, 0.32, 1.0), images(0.2, 0.6)
+    score = rule_score(images(0.5), truth, public, SPEC)
+    assert score.black == 2  # 0.31 squared is below 0.1, 0.32 squared is not
+    assert score.mean == 2  # 0.4 is within 0.316 of the two in the middle
+
+
+# What is measured beside it.
+
+
+def test_psnr_of_every_claim_to_every_record():
+    found = psnr_table(images(0.0, 0.5), images(0.1, 0.5), SPEC)
+    assert found.shape == (2, 2)
+    assert found[0].tolist() == pytest.approx([20.0, 6.0206], abs=1e-3)
+    assert found[1, 1] > 100
+
+
+def test_a_claim_shows_one_record_and_a_record_needs_a_claim_of_its_own():
+    near = torch.tensor([[50.0, 45.0, 10.0], [50.0, 10.0, 10.0], [12.0, 13.0, 14.0]])
+    assert recovery(near, 40.0) == (3, 3, 2, 1)
+    assert recovery(near[:1], 40.0) == (3, 1, 1, 0)
+    assert recovery(near[:0], 40.0) == (3, 0, 0, 0)
+
+
+def test_as_many_records_as_there_are_patients_for():
+    collection = tiny_collection((16, 16), 1)
+    assert records_each(collection, 2) == (40 - 13 - dkfz.DECOYS) // 2
+    assert records_each(collection, 1) == 15
+    with pytest.raises(DataError, match="40 patients are too few for 20 clients"):
+        records_each(collection, 20)
+
+
+# The table.
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """Two methods, one seed, two clients, a small network."""
+    kept = {name: dkfz.METHODS[name] for name in ("fork", "peeling")}
+    monkeypatch.setattr(dkfz, "METHODS", kept)
+    monkeypatch.setattr(Setting, "clients", (2,))
+    monkeypatch.setattr(Setting, "bins", 24)
+    images = ("case=dermoscopy_2d", "case.model=small_cnn")
+    monkeypatch.setattr(Setting, "forms", {"images": images})
+    monkeypatch.setattr(dkfz, "RECORDS", 5)
+    return Setting("dkfz_2d", seeds=1)
+
+
+def test_peeling_beats_the_fork_and_the_table_says_so(short):
+    fork, peeling = measure(short, rows_of(short), CPU)
+    assert fork.records == peeling.records == 10
+    assert peeling.shown >= 9
+    assert peeling.false == 0
+    assert peeling.shown > fork.shown
+    assert peeling.controls == ""
+    assert len(peeling.pictures) == 4
+    text = as_text(short, [fork, peeling])
+    assert "clients x records 2 x 5, 24 rows, 1 seeds" in text
+    assert "cannot be reproduced" in text
+    table = list(csv.reader(io.StringIO(as_csv([fork, peeling]))))
+    assert table[0] == list(COLUMNS)
+    assert table[2][COLUMNS.index("false claims")] == f"0 of {peeling.claims}"
+    page = as_html(short, [fork, peeling])
+    assert page.count("data:image/png") == 16
+    assert "<script" not in page
+
+
+def test_a_run_goes_on_where_it_was_cut_off(short, tmp_path):
+    told = []
+    first = reproduce(short, tmp_path / "run", CPU, told.append)
+    assert len(told) == 2
+    file = tmp_path / "run" / "rows.json"
+    kept = json.loads(file.read_text())
+    kept["rows"] = kept["rows"][:1]
+    file.write_text(json.dumps(kept))
+    again = reproduce(short, tmp_path / "run", CPU, told.append)
+    assert len(told) == 3
+    assert "peeling" in told[-1]
+    columns = COLUMNS.index("seconds")
+    assert [line.split("  ")[:columns] for line in first.splitlines()[:2]] == [
+        line.split("  ")[:columns] for line in again.splitlines()[:2]
+    ]
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {
+        "rows.json", "table.txt", "table.csv", "table.html",
+    }  # fmt: skip
+
+
+def test_a_folder_with_something_else(short, tmp_path):
+    (tmp_path / "thesis.txt").touch()
+    with pytest.raises(RecordError, match="holds something else"):
+        reproduce(short, tmp_path, CPU, print)
+    assert {p.name for p in tmp_path.iterdir()} == {"thesis.txt"}
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"rows": [{"form": 1}], "setting": {}}'])
+def test_damaged_rows(short, tmp_path, content):
+    (tmp_path / "rows.json").write_text(content)
+    with pytest.raises(RecordError, match="is damaged"):
+        reproduce(short, tmp_path, CPU, print)
+
+
+def test_rows_of_another_setting(short, tmp_path):
+    row = {"setting": {"name": "dkfz_3d"}, "rows": []}
+    (tmp_path / "rows.json").write_text(json.dumps(row))
+    with pytest.raises(RecordError, match="rows of another setting"):
+        reproduce(short, tmp_path, CPU, print)
+
+
+def test_a_row_without_a_result_says_why():
+    row = Row("volumes", "peeling", 12, note="clients refuse", controls="blind: leak")
+    text = as_text(Setting("dkfz_3d"), [row])
+    assert "clients refuse" in text
+    assert "not as they should be: volumes, 12 clients, peeling: blind: leak." in text
+
+
+def test_every_row_of_both_settings_is_listed():
+    for name, forms in (("dkfz_2d", ["images"]), ("dkfz_3d", ["slices", "volumes"])):
+        rows = rows_of(Setting(name))
+        assert list(dict.fromkeys(row.form for row in rows)) == forms
+        assert len(rows) == len(forms) * 2 * len(dkfz.METHODS)
+        assert all(row.published == "" for row in rows if row.method != "fork")
+    assert replace(Setting("dkfz_2d"), quick=True).clients == (6,)
+
+
+def test_images_that_are_not_there(tmp_path):
+    ran = run_program(
+        "reproduce", "dkfz_2d", "--quick", "--data", tmp_path / "none", "--out", tmp_path / "out"
+    )
+    assert ran.code == 2
+    assert str(tmp_path / "none") in ran.err
+    assert not (tmp_path / "out").exists()
