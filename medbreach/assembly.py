@@ -14,6 +14,7 @@ from medbreach.federation import Federation
 from medbreach.models.user_network import UserNetwork
 from medbreach.plan import Options, Plan
 from medbreach.protocol import User
+from medbreach.servers.modification import KEYS_OF
 from medbreach.settings import build, nearest
 
 C = TypeVar("C", bound=Component)
@@ -33,6 +34,8 @@ INERT: Mapping[str, frozenset[str]] = {
     "attack": frozenset({"type", "text_strategy", "token_recovery", "token_strategy"}),
 }  # fmt: skip
 """Keys of breaching's files that have no effect here."""
+
+PLANTED = "case.server.model_modification"
 
 WORDS: Mapping[str, str] = {
     "case.data": "data set",
@@ -70,6 +73,9 @@ def refuse_inert(overrides: Sequence[str], plan: Plan) -> None:
         heeded = any(hasattr(component, key) for component in heeding.get(section, ()))
         if key in INERT.get(section, ()) and not heeded:
             raise ConfigError(f"{path} has no effect in medbreach: leave it out")
+        planted = getattr(plan.case.server, "model_modification", None)
+        if section == PLANTED and planted and key not in KEYS_OF.get(planted.type, {key}):
+            raise ConfigError(f"{path} has no effect on a {planted.type}: leave it out")
         if f"{path}.".startswith("case.model.") and isinstance(plan.case.model, UserNetwork):
             raise ConfigError(f"{path} has no effect beside --model: leave one of them out")
 

@@ -82,7 +82,8 @@ class Attack(Component):
         """Check what the attack needs, run it, and check what it returns.
 
         Raises:
-            NotApplicable: The update withholds something in `needs`, or the images do not fit.
+            NotApplicable: The update withholds something in `needs` or is not finite, or the images
+                do not fit.
             ContractError: The claims have the wrong shape, or are not finite.
         """
         self._check_needs(exchange)
@@ -111,6 +112,11 @@ class Attack(Component):
             raise NotApplicable(
                 f"{self.name} needs {', '.join(missing)}, which the client withholds"
             )
+        for name, change in exchange.update.change.items():
+            if not self.blind and not change.isfinite().all():
+                raise NotApplicable(
+                    f"the update's {name} is not finite: the client's training diverged"
+                )
         if len(spec.space) not in self.dimensions:
             raise NotApplicable(f"{self.name} does not work on {len(spec.space)}D images")
         if self.channels is not None and spec.channels not in self.channels:

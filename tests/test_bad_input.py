@@ -808,3 +808,34 @@ def test_a_report_that_cannot_be_written(copied, tmp_path):
     ran = run_program("report", copied, "--out", tmp_path / "file")
     assert ran.code == 2
     assert str(tmp_path / "file") in sentence_of(ran)
+
+
+@pytest.mark.parametrize(
+    ("server", "setting", "kind"),
+    [
+        ("qbi", "mode=3", "QBI"),
+        ("peeling", "connection=linear", "PeelingBlock"),
+        ("rtf", "pairs=3", "ImprintBlock"),
+        ("cah", "calibrate=true", "CuriousAbandonHonesty"),
+        ("loki", "parts=3", "LOKI"),
+    ],
+)
+def test_a_key_that_the_planted_block_does_not_have(tmp_path, server, setting, kind):
+    key = f"case.server.model_modification.{setting}"
+    ran = run_program(
+        "audit", f"case/server=malicious-model-{server}", key, "--out", tmp_path / "run",
+        "case=brain_mr_2d", "attack=imprint",
+    )  # fmt: skip
+    assert ran.code == 2
+    assert sentence_of(ran) == f"{key.partition('=')[0]} has no effect on a {kind}: leave it out"
+    assert not (tmp_path / "run").exists()
+
+
+def test_more_rows_than_memory_holds(tmp_path):
+    ran = run_program(
+        "audit", "case=brain_mr_3d", "case/server=malicious-model-rtf", "attack=imprint",
+        "case.server.model_modification.num_bins=1000000000", "--out", tmp_path / "run",
+    )  # fmt: skip
+    assert ran.code == 2
+    assert "with 1000000000 rows has 7,629.4 GiB of weights" in sentence_of(ran)
+    assert not (tmp_path / "run").exists()

@@ -246,6 +246,16 @@ def test_an_update_of_zeros_gives_nothing_away():
     assert len(Peeling()(zero, torch.Generator()).images) == 0
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_update_that_is_not_finite(value):
+    _, seen = played()
+    change = {n: g.clone() for n, g in seen.update.change.items()}
+    next(iter(change.values())).flatten()[3] = value
+    broken = replace(seen.rounds[0], update=replace(seen.update, change=change))
+    with pytest.raises(NotApplicable, match=r"weight is not finite: the client's training div"):
+        Peeling()(replace(seen, rounds=(broken,)), torch.Generator())
+
+
 def test_reading_needs_the_planted_layer():
     _, seen = played(plant=MaliciousModelServer())
     with pytest.raises(NotApplicable, match="case/server=malicious-model-peeling"):
