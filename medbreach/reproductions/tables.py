@@ -28,6 +28,7 @@ REMARKS: Final = (
     "identified: nearer to the record than to every decoy, as in every audit; chance is at most "
     "one over the decoys plus one. >= 30 dB: shown by a claim of its own. false claims: below "
     "30 dB to every record. Intervals are 95 % Wilson intervals over all records and seeds.",
+    "records a row: LOKI plants the rows once for every client.",
     "seconds and MiB: of reading the update, the memory of the whole process.",
 )
 
@@ -38,6 +39,7 @@ def cells(row: Row) -> list[str]:
     if not row.records:
         return [*head, row.note or "no result", *[""] * (len(COLUMNS) - 5)]
     in_a_round = row.each * row.clients
+    planted = row.bins * (row.clients if row.method == "LOKI" else 1)
     return [
         *head,
         _share(row.rule, row.records),
@@ -47,7 +49,7 @@ def cells(row: Row) -> list[str]:
         f"{100 / (row.decoys + 1):.1f} %",
         _interval(row.shown, row.records),
         f"{row.false} of {row.claims}",
-        f"{in_a_round / row.bins:.2f}",
+        f"{in_a_round / planted:.2f}",
         f"{row.seconds:.2f}",
         f"{row.peak_memory_mb:.0f}",
     ]
