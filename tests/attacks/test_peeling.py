@@ -6,12 +6,14 @@ import pytest
 import torch
 from torch import nn
 
+from medbreach import plugins
 from medbreach.attacks.bin_table import BinTable
 from medbreach.attacks.influence import _by_reverse_mode, _outputs_and_slopes, influence
 from medbreach.attacks.peeling import Peeling, table_of
 from medbreach.case import draw
 from medbreach.errors import NotApplicable
 from medbreach.federation import Federation
+from medbreach.models.small_cnn import SmallCNN
 from medbreach.protocol import LocalNoise, User
 from medbreach.randomness import Seeds
 from medbreach.round import play
@@ -30,7 +32,7 @@ def server(rows=48, gain=0.1, **changes):
     return MaliciousModelServer(model_modification=chosen, **changes)
 
 
-def played(space=(16, 16), channels=1, records=12, seed=0, plant=None, **user):
+def played(space=(16, 16), channels=1, records=12, seed=0, plant=None, model=None, **user):
     """Return the images of a round, and what the server sees of it."""
     clients = Federation(partition="random", default_clients=2 if "user_range" in user else 1)
     case = tiny_case(
@@ -39,6 +41,7 @@ def played(space=(16, 16), channels=1, records=12, seed=0, plant=None, **user):
         server=plant or server(),
         user=User(num_data_points=records, **user),
         federation=clients,
+        model=model or SmallCNN(width=8),
     )
     sample = draw(case, tiny_collection(space, channels), Seeds(seed), 2, 20)
     return sample, play(case, sample, (), Seeds(seed), CPU)[0]
@@ -314,3 +317,22 @@ def test_both_ways_of_differentiating_agree():
 def test_wrong_settings(settings, message):
     with pytest.raises(ValueError, match=message):
         Modification(type="PeelingBlock", **settings)
+
+
+NETWORKS = {
+    "mlp": ("mlp", (16, 16), 3),
+    "torchvision_resnet18": ("torchvision_resnet18", (16, 16), 3),
+    "transformer with patch embedding": ("vit_april", (16, 16), 3),
+    "3D, monai_resnet10": ("monai_resnet10", (8, 16, 16), 1),
+    "3D, mlp": ("mlp", (8, 16, 16), 1),
+}
+
+
+@pytest.mark.parametrize(("name", "space", "channels"), NETWORKS.values(), ids=NETWORKS)
+def test_any_network(name, space, channels):
+    sample, seen = played(space, channels, records=8, model=plugins.models()[name]())
+    found = Peeling()(seen, torch.Generator())
+    read, false = shown(found, sample)
+    assert read.all()
+    assert false == 0
+    assert found.labels is not None
