@@ -108,7 +108,7 @@ def peeling_block(
     images = spec.normalise(public)
     share, more = divmod(chosen.num_bins, chosen.measurements)
     groups = tuple(share + (j < more) for j in range(chosen.measurements))
-    block = PeelingBlock(spec.shape, groups, chosen.parts)
+    block = PeelingBlock(spec.shape, groups, min(chosen.parts, math.prod(spec.shape)))
     for j in range(len(groups)):
         _draw_direction(block.directions, j, images.flatten(1), rng)
     measured = images.flatten(1) @ block.directions.T

@@ -89,7 +89,8 @@ def trap_weights(
     scale = chosen.scale_factor
     if scale is None:
         scale = float(quantiles((-down / up).flatten(), [1 / chosen.expected_records]))
-    weight[positive] *= scale
+    for row, scaled in zip(weight, positive, strict=True):
+        row[scaled] *= scale
     bias[:] = chosen.mu + weight @ offset
     weight *= factor
     if not chosen.legacy_dkfz:
