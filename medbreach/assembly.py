@@ -31,6 +31,7 @@ INERT: Mapping[str, frozenset[str]] = {
         "grad_scaling", "JIT", "validate_every_nth_step", "checkpoint",
         "enable_huggingface_offline_mode",
     }),
+    "case.server": frozenset({"one_shot_ba", "query_once_for_labels", "grad_idx"}),
     "attack": frozenset({"type", "text_strategy", "token_recovery", "token_strategy"}),
 }  # fmt: skip
 """Keys of breaching's files that have no effect here."""

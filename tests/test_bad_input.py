@@ -519,7 +519,13 @@ def test_unfit_weights(tmp_path, content, sentence):
 
 @pytest.mark.parametrize(
     "override",
-    ["case.impl.threads=3", "case.num_queries=2", "case.data.batch_size=9", "attack.type=x"],
+    [
+        "case.impl.threads=3",
+        "case.num_queries=2",
+        "case.data.batch_size=9",
+        "case.server.grad_idx=1",
+        "attack.type=x",
+    ],
 )
 def test_settings_without_an_effect(tmp_path, override):
     key = override.partition("=")[0]

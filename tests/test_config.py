@@ -106,18 +106,27 @@ def test_our_files_compose_and_build(file, tmp_path):
     ("server", "sentence"),
     [
         (
-            "malicious-fishing",
-            "there is no server 'class_malicious_parameters' in medbreach: choose another by "
-            "case/server=NAME; 'medbreach list servers' names them",
+            "case/server=malicious-transformer",
+            "breaching's server malicious-transformer is for text, not images",
         ),
         (
-            "malicious-transformer",
-            "breaching's server malicious-transformer is for text, not images",
+            "case.server.name=sly",
+            "there is no server 'sly' in medbreach: choose another by case/server=NAME; "
+            "'medbreach list servers' names them",
         ),
     ],
 )
-def test_breachings_servers_that_are_not_here(server, sentence):
-    assert refusal(f"case/server={server}") == sentence
+def test_servers_that_are_not_here(server, sentence):
+    assert refusal(server) == sentence
+
+
+def test_breachings_keys_of_a_fishing_server():
+    from medbreach.servers.fishing import FishingServer
+
+    settings = load(["case/server=malicious-fishing"])
+    theirs = {"one_shot_ba": True, "query_once_for_labels": True, "grad_idx": 0}
+    settings["case"]["server"] |= {**theirs, "feat_multiplier": 200, "num_queries": 1}
+    assert assemble(settings).case.server == FishingServer(feat_multiplier=200.0)
 
 
 # Letter case.

@@ -3,6 +3,7 @@
 from medbreach.attacks.analytic import Analytic
 from medbreach.attacks.april_analytic import AprilAnalytic
 from medbreach.attacks.blind_guess import BlindGuess
+from medbreach.attacks.fishing import Fishing
 from medbreach.attacks.imprint_readout import ImprintReadout
 from medbreach.attacks.joint_optimization import JointOptimization
 from medbreach.attacks.multiscale import Multiscale
@@ -21,6 +22,7 @@ def medbreach_attacks() -> list[type[Attack]]:
         Analytic,
         AprilAnalytic,
         BlindGuess,
+        Fishing,
         ImprintReadout,
         JointOptimization,
         Multiscale,

@@ -11,7 +11,7 @@ class Optimization(GradientMatching):
     """Descend on images whose labels are known or inferred first.
 
     breaching's settings ``invertinggradients``, ``modern``, ``legacy``, ``seethroughgradients``,
-    ``wei``, ``beyondinfering`` and ``clsattack`` are kinds of it.
+    ``wei`` and ``beyondinfering`` are kinds of it.
 
     ``seethroughgradients`` is made for trained networks with BatchNorm. It does not solve its
     control, whose network has neither: there its noise is greater than the gradient of its

@@ -2,6 +2,7 @@
 
 from medbreach.components import Server
 from medbreach.hookspecs import hookimpl
+from medbreach.servers.fishing import FishingServer
 from medbreach.servers.honest_but_curious import HonestServer
 from medbreach.servers.imprint import MaliciousModelServer
 
@@ -9,4 +10,4 @@ from medbreach.servers.imprint import MaliciousModelServer
 @hookimpl
 def medbreach_servers() -> list[type[Server]]:
     """Return the servers in this package."""
-    return [HonestServer, MaliciousModelServer]
+    return [FishingServer, HonestServer, MaliciousModelServer]

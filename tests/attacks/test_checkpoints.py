@@ -15,6 +15,7 @@ from medbreach.progress import FileWatch, watched_by
 from medbreach.protocol import User
 from medbreach.randomness import Seeds
 from medbreach.round import play
+from medbreach.servers.fishing import FishingServer
 from medbreach.testing.examples import tiny_case, tiny_exchange, tiny_sample
 
 DESCENTS = {
@@ -140,6 +141,32 @@ def test_updates_that_the_server_tells_apart(stop, tmp_path):
         found = _run(attack, exchanges[:3], Seeds(0))
     assert same(found, expected)
     assert whole.steps == [(k, 3 * STEPS) for k in range(1, 3 * STEPS + 1)]
+    assert resumed.steps == whole.steps[stop:]
+
+
+@pytest.mark.parametrize("stop", [1, STEPS, STEPS + 2, 2 * STEPS + 1])
+def test_records_that_one_attack_matches_in_turn(stop, tmp_path):
+    """A fishing server's rounds show several records; a checkpoint is of one of them."""
+    changes = {
+        "model": SmallCNN(width=8),
+        "user": User(num_data_points=6, provide_labels=True),
+        "server": FishingServer(num_queries=12, expected_records=6),
+    }
+    exchanges = (tiny_exchange((12, 12), 3, **changes),) * 2
+    attack = attack_of("clsattack", {"max_records": 1})
+    whole = Stopping(tmp_path / "whole", after=10**6)
+    with watched_by(whole):
+        expected = _run(attack, exchanges, Seeds(0))
+    records = len(expected.images) // 2
+    assert records > 1
+    assert whole.steps == [(k, 2 * records * STEPS) for k in range(1, 2 * records * STEPS + 1)]
+    with watched_by(Stopping(tmp_path / "kept", after=stop)), pytest.raises(Stopped):
+        _run(attack, exchanges, Seeds(0))
+    resumed = Stopping(tmp_path / "kept", after=10**6)
+    with watched_by(resumed):
+        found = _run(attack, exchanges, Seeds(0))
+    assert torch.equal(found.images, expected.images)
+    assert torch.equal(found.confidence, expected.confidence)
     assert resumed.steps == whole.steps[stop:]
 
 

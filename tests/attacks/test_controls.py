@@ -64,6 +64,13 @@ def test_a_planted_layer(case, collections):
     assert psnr > 60
 
 
+@pytest.mark.parametrize("case", ["dermoscopy_2d", "brain_mr_2d", "brain_mr_3d"])
+def test_a_fishing_last_layer(case, collections):
+    identified, psnr = control("clsattack", case, collections, "optim.max_iterations=200")
+    assert identified
+    assert psnr > 20
+
+
 @pytest.mark.slow
 def test_rgap(collections):
     identified, psnr = control("rgap", "dermoscopy_2d", collections)
@@ -85,7 +92,6 @@ def test_inverting_gradients(collections):
         ("invertinggradients", ["optim.max_iterations=600"]),
         ("modern", ["optim.max_iterations=600"]),
         ("legacy", ["optim.max_iterations=600"]),
-        ("clsattack", ["optim.max_iterations=600"]),
         ("deepleakage", ["optim.max_iterations=100"]),
         ("wei", ["optim.max_iterations=100"]),
         ("beyondinfering", ["optim.max_iterations=100"]),

@@ -18,6 +18,7 @@ from medbreach.models.vit_april import AprilTransformer
 from medbreach.protocol import LocalNoise, User
 from medbreach.randomness import Seeds
 from medbreach.round import play
+from medbreach.servers.fishing import FishingServer
 from medbreach.servers.honest_but_curious import HonestServer
 from medbreach.servers.imprint import MaliciousModelServer
 from medbreach.servers.modification import Modification
@@ -28,7 +29,8 @@ ATTACKS = ("invertinggradients", "modern", "legacy", "deepleakage", "seethroughg
            "beyondinfering", "clsattack", "multiscale_ghiasi", "analytic", "rgap",
            "april_analytic", "imprint")  # fmt: skip
 KINDS = ("invertinggradients", "legacy", "deepleakage", "seethroughgradients", "wei",
-         "multiscale_ghiasi", "analytic", "rgap", "april_analytic", "imprint")  # fmt: skip
+         "clsattack", "multiscale_ghiasi", "analytic", "rgap", "april_analytic",
+         "imprint")  # fmt: skip
 """The attacks, less those whose settings bring in no code of their own."""
 
 FORMS = {"2D grey": ((8, 8), 1), "2D RGB": ((8, 8), 3), "3D": ((4, 8, 8), 1)}
@@ -59,6 +61,7 @@ SERVERS = {
     "own statistics, sent": (HonestServer(provide_public_buffers=False), True),
     "three queries": (HonestServer(num_queries=3), False),
     "planted layer": (PLANT, False),
+    "fishing last layer": (FishingServer(num_queries=4), False),
 }
 
 
@@ -112,7 +115,7 @@ def check_sentence(text):
 @pytest.mark.parametrize("user", USERS)
 def test_every_user_and_form(kinds, form, user):
     found = outcomes(kinds, *FORMS[form], model=SmallCNN(width=2, pool=2), user=USERS[user])
-    never = {"analytic", "rgap", "april_analytic", "imprint"}
+    never = {"analytic", "rgap", "april_analytic", "imprint", "clsattack"}
     for name in never:
         assert isinstance(found[name], str)
     for name in set(KINDS) - never:
@@ -136,6 +139,7 @@ def test_every_server_and_form(kinds, form, server):
     found = outcomes(kinds, *FORMS[form], model=model, server=chosen, user=user)
     assert found["legacy"] == 3
     assert isinstance(found["imprint"], int) == (server == "planted layer")
+    assert isinstance(found["clsattack"], int) == (server == "fishing last layer")
 
 
 @pytest.mark.parametrize("form", ["2D RGB", "3D"])

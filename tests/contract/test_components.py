@@ -3,18 +3,21 @@
 import pytest
 
 from medbreach import plugins
+from medbreach.servers.fishing import FishingServer
 from medbreach.servers.imprint import MaliciousModelServer
 from medbreach.servers.modification import Modification
 from medbreach.testing import Form, check, check_declaration
 
 FEW_STEPS = {"optim": {"max_iterations": 2}}
 ATTACK_SETTINGS = {
+    "fishing": FEW_STEPS,
     "optimization": FEW_STEPS,
     "joint-optimization": FEW_STEPS,
     "multiscale": {**FEW_STEPS, "num_stages": 2},
     "recursive": {"inversion": {"steps": 2}},
 }
 ATTACK_OPTIONS = {
+    "fishing": {"server": FishingServer(num_queries=4)},
     "imprint-readout": {"server": MaliciousModelServer()},
     "peeling": {
         "server": MaliciousModelServer(model_modification=Modification(type="PeelingBlock"))

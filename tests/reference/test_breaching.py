@@ -25,7 +25,7 @@ from medbreach.models.vit_april import AprilTransformer
 from medbreach.testing.examples import tiny_sample
 
 DESCENTS = ("invertinggradients", "modern", "legacy", "seethroughgradients", "wei",
-            "beyondinfering", "clsattack")  # fmt: skip
+            "beyondinfering")  # fmt: skip
 STEPS = ("optim.max_iterations=4", "impl.dtype=double")  # rounding grows from step to step
 
 
@@ -62,6 +62,14 @@ def test_a_descent_goes_where_breachings_goes(name, revealed):
     [
         ["objective.type=euclidean", "optim.optimizer=momgd", "optim.step_size_decay=linear"],
         ["objective.type=l1", "optim.optimizer=gd", "optim.warmup=2"],
+        [
+            "init=patterned-4-randn",
+            "optim.signed=soft",
+            "optim.warmup=2",
+            "regularization.total_variation.inner_exp=2",
+            "regularization.total_variation.outer_exp=0.5",
+            "+regularization.total_variation.double_opponents=true",
+        ],
         ["objective.type=angular", "optim.optimizer=bert-adam", "init=randn-trunc"],
         ["objective.type=masked-cosine-similarity", "init=rand", "optim.grad_clip=0.1"],
         ["objective.type=fast-cosine-similarity", "init=red-true", "optim.signed=soft"],
