@@ -29,7 +29,7 @@ demo: $(STAMP)  ## Audit real dermoscopy images: verdict and report
 	  --out runs/demo --overwrite --fail-on never
 
 test: $(STAMP)  ## Run the suite (no GPU, nothing slow)
-	$(RUN)/python -m pytest -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -m "not slow and not gpu" -n auto --maxprocesses 4 --dist loadfile
 
 test-all: $(STAMP)  ## Run every test, slow ones and, where there is one, those for a GPU
 	$(RUN)/python -m pytest

@@ -96,7 +96,11 @@ def test_our_files_compose_and_build(file, tmp_path):
         return
     group, name = str(file.parent), file.name
     needs_path = group == "case/data" and "path: ???" in (shipped() / f"{file}.yaml").read_text()
-    path = [f"case.data.path={tmp_path}"] if needs_path or name in ("my_folder", "brain_tumor_2d") else []
+    path = (
+        [f"case.data.path={tmp_path}"]
+        if needs_path or name in ("my_folder", "brain_tumor_2d")
+        else []
+    )
     plan = assemble(load([f"{group}={name}", *path]))
     if group == "case":
         assert plan.case.name == name
