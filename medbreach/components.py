@@ -96,14 +96,18 @@ class Attack(Component):
                 f"{self.name} returned images of shape {tuple(images.shape[1:])}, "
                 f"not {exchange.spec.shape}"
             )
-        if not images.isfinite().all():
+        extremes = torch.stack(images.aminmax()) if images.numel() else images.new_zeros(0)
+        if not extremes.isfinite().all():
             raise ContractError(f"{self.name} returned intensities that are not finite")
         for what in (claim.labels, claim.confidence):
             if what is not None and len(what) != len(images):
                 raise ContractError(f"{self.name} returned {len(images)} images, {len(what)} marks")
         labels = None if claim.labels is None else claim.labels.detach().cpu()
         confidence = None if claim.confidence is None else claim.confidence.detach().cpu()
-        return Reconstruction(images.clamp(*exchange.spec.bounds), labels, confidence)
+        bounds = exchange.spec.bounds
+        if not torch.equal(extremes, extremes.clamp(*bounds)):  # else without another copy
+            images = images.clamp(*bounds)
+        return Reconstruction(images, labels, confidence)
 
     def _check_needs(self, exchange: Exchange) -> None:
         spec = exchange.spec

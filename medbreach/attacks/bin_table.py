@@ -53,6 +53,7 @@ class BinTable:
         spec: What is known about the images.
         scale: Mean energy of an image, about.
         floor: The least ``delta`` that is told from rounding errors.
+        shelf: Room for the images that have been read: as many as there are bins, seldom more.
         peeled: The records that have been read.
         members: For each bin, which of them lay in it.
     """
@@ -66,6 +67,7 @@ class BinTable:
     spec: ImageSpec
     scale: float
     floor: float
+    shelf: Float[Tensor, "bins voxels"]
     peeled: list[Peeled] = field(default_factory=list)
     members: list[list[int]] = field(default_factory=list)
 
@@ -101,8 +103,17 @@ class BinTable:
             spec=spec,
             scale=scale,
             floor=16 * torch.finfo(bias.dtype).eps * float(bias.abs().max()),
+            shelf=weight.new_empty(len(bias), block.directions.shape[1]),
             members=[[] for _ in range(len(bias))],
         )
+
+    @property
+    def images(self) -> Float[Tensor, "peeled voxels"]:
+        """The records that have been read, normalised."""
+        count = len(self.peeled)
+        if count <= len(self.shelf):
+            return self.shelf[:count]
+        return torch.stack([record.image for record in self.peeled])
 
     def peel(self, tolerance: float) -> None:
         """Read record after record, from bins of one and, where there is none, from differences.
@@ -228,6 +239,10 @@ class BinTable:
     def subtract(self, record: Peeled) -> list[int]:
         """Take a record out of its bins; return which they are."""
         bins, energy = list(self.bins_of(record.image)), self._energy(record.image)
+        place = len(self.peeled)
+        if place < len(self.shelf):
+            self.shelf[place] = record.image
+            record = record._replace(image=self.shelf[place])
         self.peeled.append(record)
         for b in bins:
             self.members[b].append(len(self.peeled) - 1)
@@ -279,7 +294,9 @@ class BinTable:
 
     def is_image(self, image: Float[Tensor, " voxels"]) -> bool:
         """Return whether a flat image's intensities lie within their bounds, but for noise."""
-        shown = self.spec.denormalise(image.reshape(1, *self.spec.shape))
+        extremes = torch.stack(image.reshape(self.spec.channels, -1).aminmax(dim=1), dim=1)
+        per_channel = extremes.reshape(1, self.spec.channels, 2, *[1] * (len(self.spec.space) - 1))
+        shown = self.spec.denormalise(per_channel)
         low, high = self.spec.bounds
         slack = 0.05 * self.spec.range
         return float(shown.min()) >= low - slack and float(shown.max()) <= high + slack

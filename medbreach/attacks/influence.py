@@ -1,17 +1,21 @@
 """What an image would cause at a planted block's output, by the server's own network."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import torch
 import torch.autograd.forward_ad as forward
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from medbreach.types import LossFunction
 
-AT_ONCE = 8  # images in the network at a time
+AT_ONCE: Final = 8  # images in the network at a time, at most
+VOXELS: Final = 2**19  # of them together; a network's features are many times as large
+CONVOLUTIONS: Final = (torch.conv1d, torch.conv2d, torch.conv3d)
 
 
 def influence(
@@ -35,9 +39,10 @@ def influence(
         images: Normalised images.
         classes: Number of classes that a record may have.
     """
+    at_once = max(1, min(AT_ONCE, VOXELS // math.prod(images.shape[1:])))
     found = [
         _of(model, model.get_submodule(block), pattern, loss, part, classes)
-        for part in torch.split(images, AT_ONCE)
+        for part in torch.split(images, at_once)
     ]
     return torch.cat(found) if found else images.new_zeros(0, classes)
 
@@ -67,11 +72,37 @@ def _outputs_and_slopes(
         with torch.no_grad(), forward.dual_level():
             ones = torch.ones(len(images), *[1] * pattern.dim()).to(images)
             dual = forward.make_dual(torch.zeros_like(ones), ones)  # type: ignore[no-untyped-call]
-            with _adding(block, dual * pattern):
+            with _adding(block, dual * pattern), _FixedWeights():
                 outputs, slopes = forward.unpack_dual(model(images))  # type: ignore[no-untyped-call]
     except NotImplementedError:  # an operation without a forward derivative
         return _by_reverse_mode(model, block, pattern, images)
     return outputs, torch.zeros_like(outputs) if slopes is None else slopes
+
+
+class _FixedWeights(TorchFunctionMode):
+    """Carry derivatives through convolutions whose weights have none.
+
+    torch would convolve a third time, with a derivative of the weights that is zero.
+    """
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Call the function; a convolution once for the input and once for its derivative."""
+        del types
+        named = kwargs or {}
+        if function not in CONVOLUTIONS or len(args) < 3:
+            return function(*args, **named)
+        inputs, slopes = forward.unpack_dual(args[0])  # type: ignore[no-untyped-call]
+        outputs = function(inputs, *args[1:], **named)
+        if slopes is None:
+            return outputs
+        carried = function(slopes, args[1], None, *args[3:], **named)
+        return forward.make_dual(outputs, carried)  # type: ignore[no-untyped-call]
 
 
 def _by_reverse_mode(

@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from medbreach.attacks.bin_table import BinTable, Peeled, same
+from medbreach.attacks.bin_table import BinTable, same
 from medbreach.attacks.influence import influence
 from medbreach.components import Attack
 from medbreach.errors import NotApplicable
 from medbreach.servers.peeling import PeelingBlock, PeelingSecret, energies
-from medbreach.types import UNKNOWN, Change, Exchange, Reconstruction, Round
+from medbreach.types import UNKNOWN, Change, Exchange, ImageSpec, Reconstruction, Round
 
 if TYPE_CHECKING:
     from medbreach.case import Case
@@ -23,6 +23,8 @@ AGREE: Final = 0.02  # of the gradient that an image should have caused: roundin
 BY_CHECKSUM: Final = 0.9  # confidence in a claim whose class could not be told
 BY_SIMULATION: Final = 1.0  # in one that causes, with a class, the very gradient that was seen
 UNCHECKED: Final = 0.0
+
+TYPICAL: Final = 8  # public images that the energy of a typical one is taken from
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,14 @@ class Peeling(Attack):
     Attributes:
         tolerance: Doubt up to which a bin is taken to hold one record: the difference of its energy
             to the one that the update tells, relative to that of public images.
+        labels: Tell each record's class. It takes about as long as the client's own training.
     """
 
     name: ClassVar[str] = "peeling"
     source: ClassVar[str] = "medbreach"
 
     tolerance: float = 0.003
+    labels: bool = True
 
     def __post_init__(self) -> None:
         if self.tolerance <= 0:
@@ -63,19 +67,16 @@ class Peeling(Attack):
         tables = [table_of(exchange, seen) for seen in exchange.rounds]
         peel_all(tables, self.tolerance)
         told = [
-            (record.image, label)
+            labels_of(table, exchange, seen) if self.labels else unlabelled(table)
             for table, seen in zip(tables, exchange.rounds, strict=True)
-            for record, label in zip(
-                table.peeled, labels_of(table.peeled, exchange, seen).tolist(), strict=True
-            )
         ]
-        if not told:
+        if not any(table.peeled for table in tables):
             return unchecked(tables[0], exchange)
+        images, labels = tables[0].images, told[0]
         if len(tables) > 1:
-            told = each_once(told)
-        labels = torch.tensor([label for _, label in told])
+            images, labels = each_once(tables, told)
         return Reconstruction(
-            _shown([image for image, _ in told], exchange),
+            shown(images, exchange.spec),
             labels if bool((labels != UNKNOWN).any()) else None,
             torch.where(labels == UNKNOWN, BY_CHECKSUM, BY_SIMULATION),
         )
@@ -97,7 +98,8 @@ def table_of(exchange: Exchange, seen: Round) -> BinTable:
     assert isinstance(block, PeelingBlock)
     if secret.weight not in change or secret.bias not in change:
         raise NotApplicable(f"the update holds no change of {secret.weight}")
-    energy = energies(exchange.spec.normalise(exchange.public), 1).mean()
+    some = exchange.public[:: 1 + len(exchange.public) // TYPICAL]
+    energy = energies(exchange.spec.normalise(some), 1).mean()
     return BinTable.of(
         change[secret.weight], change[secret.bias], block, exchange.spec,
         scale=float(energy),
@@ -117,42 +119,49 @@ def peel_all(tables: Sequence[BinTable], tolerance: float) -> None:
 
 
 def each_once(
-    told: Sequence[tuple[Float[Tensor, " voxels"], int]],
-) -> list[tuple[Float[Tensor, " voxels"], int]]:
-    """Return records and labels without those that an earlier round gave away too."""
-    kept: list[tuple[Tensor, int]] = []
-    for image, label in told:
-        place = next((k for k, (other, _) in enumerate(kept) if same(image, other)), None)
-        if place is None:
-            kept.append((image, label))
-        elif kept[place][1] == UNKNOWN:
-            kept[place] = (kept[place][0], label)
-    return kept
+    tables: Sequence[BinTable], told: Sequence[Int[Tensor, " _peeled"]]
+) -> tuple[Float[Tensor, "records voxels"], Int[Tensor, " records"]]:
+    """Return records and labels of all rounds without those that an earlier one gave away too."""
+    kept: list[Tensor] = []
+    labels: list[int] = []
+    for table, own in zip(tables, told, strict=True):
+        for record, label in zip(table.peeled, own.tolist(), strict=True):
+            place = next((k for k, other in enumerate(kept) if same(record.image, other)), None)
+            if place is None:
+                kept.append(record.image)
+                labels.append(label)
+            elif labels[place] == UNKNOWN:
+                labels[place] = label
+    return torch.stack(kept), torch.tensor(labels)
 
 
-def labels_of(peeled: Sequence[Peeled], exchange: Exchange, seen: Round) -> Int[Tensor, " claims"]:
+def labels_of(table: BinTable, exchange: Exchange, seen: Round) -> Int[Tensor, " peeled"]:
     """Return the class with which each record causes the gradient that it caused; -1 if none does.
 
     An update counts every record's gradient with one factor (one over their number, say), which the
     records agree on. They do not where a client's network runs in training mode or trains for
     several steps, or where clients have different numbers of records.
     """
-    labels = torch.full((len(peeled),), UNKNOWN)
     steps = seen.update.recipe.steps if seen.update.recipe else 1
-    if seen.training or steps > 1 or not peeled:
-        return labels
+    if seen.training or steps > 1 or not table.peeled:
+        return unlabelled(table)
     block = seen.model.get_submodule(seen.secret.block)
     assert isinstance(block, PeelingBlock)
     pattern = block.pattern / sum(block.groups)
-    images = torch.stack([r.image for r in peeled]).reshape(-1, *exchange.spec.shape)
+    images = table.images.reshape(-1, *exchange.spec.shape)
     caused = influence(
         seen.model, seen.secret.block, pattern, exchange.loss, images, exchange.classes
     )
     sign = -1 if seen.update.kind is Change.DIFFERENCE else 1
-    deltas = sign * torch.tensor([r.delta for r in peeled]).to(caused)
+    deltas = sign * torch.tensor([r.delta for r in table.peeled]).to(caused)
     factors = deltas[:, None] / caused
     off = (factors / _common(factors, seen) - 1).abs().cpu()
     return torch.where(off.min(1).values <= AGREE, off.argmin(1), UNKNOWN)
+
+
+def unlabelled(table: BinTable) -> Int[Tensor, " peeled"]:
+    """Return that no record's class is told."""
+    return torch.full((len(table.peeled),), UNKNOWN)
 
 
 def _common(factors: Float[Tensor, "claims classes"], seen: Round) -> float:
@@ -170,13 +179,17 @@ def _common(factors: Float[Tensor, "claims classes"], seen: Round) -> float:
 def unchecked(table: BinTable, exchange: Exchange) -> Reconstruction:
     """Return the quotient of every bin that is not empty, as an attacker who cannot check would."""
     bins = [b for b in range(len(table.totals)) if abs(table.totals[b]) > table.floor]
-    images = [table.content(b) / table.totals[b] for b in bins]
-    shown = _shown(images, exchange) if images else exchange.public[:0]
-    return Reconstruction(shown, confidence=torch.full((len(bins),), UNCHECKED))
+    for k, b in enumerate(bins):
+        table.shelf[k] = table.content(b) / table.totals[b]
+    images = shown(table.shelf[: len(bins)], exchange.spec)
+    return Reconstruction(images, confidence=torch.full((len(bins),), UNCHECKED))
 
 
-def _shown(
-    images: list[Float[Tensor, " voxels"]], exchange: Exchange
+def shown(
+    flat: Float[Tensor, "claims voxels"], spec: ImageSpec
 ) -> Float[Tensor, "claims channels *space"]:
-    flat = torch.stack(images)
-    return exchange.spec.denormalise(flat.reshape(-1, *exchange.spec.shape))
+    """Turn normalised images into images in the spec's unit, in place: copies would be large."""
+    images = flat.reshape(-1, *spec.shape)
+    for image in images:
+        image.copy_(spec.denormalise(image[None])[0].clamp_(*spec.bounds))
+    return images

@@ -17,8 +17,8 @@ at zero: a change of weights then keeps the precision of a gradient, however sma
 """
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -27,6 +27,8 @@ from torch import Tensor, nn
 from medbreach.servers.modification import Modification
 from medbreach.servers.quantiles import check_public, quantiles
 from medbreach.types import ImageSpec
+
+AT_ONCE: Final = 16  # public images at a time
 
 
 class PeelingSecret(NamedTuple):
@@ -105,50 +107,68 @@ def peeling_block(
         NotApplicable: There are too few public images to estimate a distribution from.
     """
     check_public(public)
-    images = spec.normalise(public)
     share, more = divmod(chosen.num_bins, chosen.measurements)
     groups = tuple(share + (j < more) for j in range(chosen.measurements))
     block = PeelingBlock(spec.shape, groups, min(chosen.parts, math.prod(spec.shape)))
-    for j in range(len(groups)):
-        _draw_direction(block.directions, j, images.flatten(1), rng)
-    measured = images.flatten(1) @ block.directions.T
+    measured = _draw_directions(block.directions, spec, public, rng)
     lowest = -4 * (measured.abs().max() + 1)  # below any record: the lowest bins are open
     ends = [
         torch.cat([lowest[None], quantiles(values, torch.arange(1, rows) / rows)])
         for values, rows in zip(measured.T, groups, strict=True)
     ]
     block.ends.copy_(torch.cat(ends))
-    block.pattern.copy_(chosen.gain * _pattern(images, rng))
+    block.pattern.copy_(chosen.gain * _pattern(spec, public, rng))
     return block, lambda name: PeelingSecret(name, f"{name}.linear0.weight", f"{name}.linear0.bias")
 
 
-def _draw_direction(
+def _draw_directions(
     directions: Float[Tensor, "measurements voxels"],
-    j: int,
-    images: Float[Tensor, "public voxels"],
+    spec: ImageSpec,
+    public: Float[Tensor, "public channels *space"],
     rng: torch.Generator,
-) -> None:
-    """Draw the j-th direction, whose measurement over people varies by 1 and with no earlier one.
+) -> Float[Tensor, "public measurements"]:
+    """Draw directions, whose measurements over people vary by 1 and with no earlier one.
 
     Correlated measurements put the same records into one bin again and again.
+
+    Returns:
+        The measurements of the public images.
     """
-    centred = images - images.mean(0)
-    direction = torch.randn(images.shape[1], generator=rng).to(images)
-    direction -= direction.mean()
-    if j:
-        earlier = centred @ directions[:j].T
-        shares = torch.linalg.lstsq(earlier, (centred @ direction)[:, None]).solution
-        direction -= (directions[:j].T @ shares)[:, 0]
-    spread = (centred @ direction).std()
-    directions[j] = direction / spread.clamp_min(1e-6)
+    for row in directions:
+        row.copy_(torch.randn(len(row), generator=rng))
+        row -= row.mean()
+    parts = [normal.flatten(1) @ directions.T for normal in _normalised(spec, public)]
+    measured = torch.cat(parts).double()
+    for j, row in enumerate(directions):
+        centred = measured - measured.mean(0)
+        if j:
+            shares = torch.linalg.lstsq(centred[:, :j], centred[:, j, None]).solution[:, 0]
+            row -= directions[:j].T @ shares.to(row)
+            measured[:, j] -= measured[:, :j] @ shares
+        spread = measured[:, j].std().clamp_min(1e-6)
+        row /= spread
+        measured[:, j] /= spread
+    return measured
 
 
-def _pattern(images: Float[Tensor, "n channels *space"], rng: torch.Generator) -> Tensor:
+def _pattern(
+    spec: ImageSpec, public: Float[Tensor, "n channels *space"], rng: torch.Generator
+) -> Float[Tensor, "channels *space"]:
     """Return a random combination of centred public images, of deviation 1.
 
     A constant would be lost on networks that normalise each image first.
     """
-    centred = images - images.mean(0)
-    mixture = torch.randn(len(images), generator=rng).to(images) @ centred.flatten(1)
-    scale = mixture.std().clamp_min(1e-6)
-    return ((mixture - mixture.mean()) / scale).reshape(images.shape[1:])
+    weights = torch.randn(len(public), generator=rng)
+    weights -= weights.mean()  # as if the images were centred
+    mixture = torch.zeros(spec.shape)
+    for images, own in zip(_normalised(spec, public), torch.split(weights, AT_ONCE), strict=True):
+        mixture += torch.tensordot(own, images, 1)
+    return (mixture - mixture.mean()) / mixture.std().clamp_min(1e-6)
+
+
+def _normalised(
+    spec: ImageSpec, public: Float[Tensor, "n channels *space"]
+) -> Iterator[Float[Tensor, "few channels *space"]]:
+    """Yield public images a few at a time: all together, they may be larger than the layer."""
+    for part in torch.split(public, AT_ONCE):
+        yield spec.normalise(part)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from medbreach import plugins
-from medbreach.attacks.bin_table import BinTable
+from medbreach.attacks.bin_table import BinTable, Peeled
 from medbreach.attacks.influence import _by_reverse_mode, _outputs_and_slopes, influence
 from medbreach.attacks.peeling import Peeling, table_of
 from medbreach.case import draw
@@ -113,6 +113,15 @@ def test_records_that_share_every_bin_are_not_claimed():
     torch.testing.assert_close(table.peeled[0].image, images[0])
 
 
+def test_what_was_read_stays_as_it_is():
+    """The images lie side by side in memory, of which there is room for one a bin."""
+    images = torch.randn(8, 12, generator=torch.Generator().manual_seed(0)).double()
+    table = bins_by_hand([(1, 1)] * 8, images, [0.1] * 8)
+    for image in images:
+        table.subtract(Peeled(image, 0.1))
+    torch.testing.assert_close(table.images, images)
+
+
 def test_the_doubt_of_a_mixture_is_the_spread_of_what_is_mixed():
     """The energy of a mean falls short of the mean energy by the variance."""
     assigned = [(1, 1), (1, 1)]
@@ -180,6 +189,15 @@ def test_every_label_is_told(space, channels):
     apart = (found.images[:, None] - sample.truth.images[None]).flatten(2).square().mean(2)
     assert torch.equal(found.labels, sample.truth.labels[apart.argmin(1)])
     assert torch.equal(found.confidence, torch.ones(12))
+
+
+def test_labels_are_left_open_if_nobody_wants_them():
+    sample, seen = played()
+    found = Peeling(labels=False)(seen, torch.Generator())
+    read, false = shown(found, sample)
+    assert read.all()
+    assert false == 0
+    assert found.labels is None
 
 
 SETTINGS = {
@@ -295,10 +313,19 @@ def test_influence_is_the_gradient_of_a_row_that_the_image_passes():
             torch.testing.assert_close(bias[passed], row[label].expand(int(passed.sum())))
 
 
-def test_both_ways_of_differentiating_agree():
+class Convolutions(TwoLayers):
+    def __init__(self):
+        super().__init__()
+        first, last = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 2, stride=2, bias=False)
+        self.out = nn.Sequential(first, nn.BatchNorm2d(4), nn.Tanh(), last, nn.Flatten())
+        self.eval()
+
+
+@pytest.mark.parametrize("network", [TwoLayers, Convolutions])
+def test_both_ways_of_differentiating_agree(network):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model, images = TwoLayers().double(), torch.randn(5, 1, 4, 4).double()
+        model, images = network().double(), torch.randn(5, 1, 4, 4).double()
     block, pattern = model.block, model.block.pattern
     there = _outputs_and_slopes(model, block, pattern, images)
     back = _by_reverse_mode(model, block, pattern, images)
