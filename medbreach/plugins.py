@@ -22,6 +22,7 @@ from medbreach.types import Finding
 BUILTIN = (
     "medbreach.attacks",
     "medbreach.datasets",
+    "medbreach.defenses",
     "medbreach.metrics",
     "medbreach.models",
     "medbreach.servers",

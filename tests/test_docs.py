@@ -12,6 +12,7 @@ from medbreach import plugins
 PAGES = [REPOSITORY / "README.md", *sorted(REPOSITORY.glob("docs/**/*.md"))]
 SLOW = {
     "README.md",
+    "docs/how-to/check-a-model.md",
     "docs/how-to/pipeline.md",
     "docs/how-to/write-an-attack.md",
     "docs/tutorial/first-audit.md",

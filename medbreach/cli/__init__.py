@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import click
 
 from medbreach.cli.audit import audit_command, resume_command
+from medbreach.cli.check_model import check_model_command
 from medbreach.cli.codes import Exit
 from medbreach.cli.data import data_group
 from medbreach.cli.inspect import list_command, show_command
@@ -79,6 +80,7 @@ def program() -> None:
 for command in (
     audit_command,
     resume_command,
+    check_model_command,
     report_command,
     reproduce_command,
     list_command,

@@ -7,7 +7,9 @@ class Exit(IntEnum):
     """How a command ended."""
 
     NO_LEAK = 0
+    NOTHING_FOUND = 0
     LEAK = 1
+    FOUND = 1
     WRONG_INPUT = 2
     INCONCLUSIVE = 3
     CRASHED = 70  # as in BSD's sysexits

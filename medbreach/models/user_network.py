@@ -43,18 +43,22 @@ class UserNetwork(Model):
     factory: str
 
     @classmethod
-    def parse(cls, reference: str) -> "UserNetwork":
+    def parse(cls, reference: str, option: str = "--model") -> "UserNetwork":
         """Return the model that ``path/to/file.py:function`` names.
+
+        Args:
+            reference: The file and the function.
+            option: The option that it was given by, for errors.
 
         Raises:
             ModelError: There is no such file, or no function is named.
         """
         path, colon, factory = reference.rpartition(":")
         if not colon or not factory.isidentifier() or not path.endswith(".py"):
-            raise ModelError(f"--model takes path/to/file.py:function, not {reference!r}")
+            raise ModelError(f"{option} takes path/to/file.py:function, not {reference!r}")
         file = Path(path).expanduser().resolve()
         if not file.is_file():
-            raise ModelError(f"--model: there is no file {path}")
+            raise ModelError(f"{option}: there is no file {path}")
         return cls(file, factory)
 
     @property

@@ -2,11 +2,15 @@
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from medbreach.errors import ModelError
+
+WRAPPERS = ("state_dict", "model_state_dict", "model")
+PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
 
 
 def load_weights(model: nn.Module, file: str | Path) -> None:
@@ -16,9 +20,7 @@ def load_weights(model: nn.Module, file: str | Path) -> None:
         ModelError: The file is missing, is no plain state dict, or fits another network.
     """
     path = Path(file).expanduser()
-    state = _read(path)
-    if not all(v.isfinite().all() for v in state.values()):
-        raise ModelError(f"{path} holds weights that are not finite")
+    state = read_weights(path)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
@@ -26,13 +28,43 @@ def load_weights(model: nn.Module, file: str | Path) -> None:
         raise ModelError(f"{path} fits another network: {first}") from error
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def read_weights(file: str | Path) -> dict[str, Tensor]:
+    """Read a state dict, executing nothing that the file might carry.
+
+    It may lie in a dict of more, under ``state_dict``, ``model_state_dict`` or ``model``, and the
+    names may begin with what parallel training or compilation adds.
+
+    Raises:
+        ModelError: The file is missing or no plain state dict, or a weight is not finite.
+    """
+    path = Path(file).expanduser()
+    state = _unwrapped(_read(path))
+    if not isinstance(state, dict) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
+    ):
+        raise ModelError(
+            f"{path} holds no state dict: save it with torch.save(network.state_dict(), file)"
+        )
+    if not state:
+        raise ModelError(f"{path} holds an empty state dict")
+    broken = next((k for k, v in state.items() if not v.isfinite().all()), None)
+    if broken is not None:
+        raise ModelError(f"{path} holds weights that are not finite, the first in {broken}")
+    return _without_prefix(state)
+
+
+def _read(path: Path) -> Any:
+    """Return what a file holds, tensors and plain values only.
+
+    Raises:
+        ModelError: It is missing or damaged, or holds something else.
+    """
     if not path.is_file():
         raise ModelError(f"{path}: there is no such weights file")
     try:
         with path.open("rb") as stream:
             begins = stream.read(2)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # what torch raises for other files has no common base
         of_torch = begins.startswith((b"PK", b"\x80"))  # a zip file or, of old, a pickle
         if of_torch and isinstance(error, pickle.UnpicklingError):
@@ -41,12 +73,17 @@ def _read(path: Path) -> dict[str, Tensor]:
                 "it with torch.save(network.state_dict(), file)"
             ) from error
         raise ModelError(f"{path} is damaged or no torch file") from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not all(
-        isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
-    ):
-        raise ModelError(
-            f"{path} holds no state dict: save it with torch.save(network.state_dict(), file)"
-        )
-    return state
+
+
+def _unwrapped(found: Any) -> Any:
+    for key in WRAPPERS:
+        if isinstance(found, dict) and isinstance(found.get(key), dict):
+            return found[key]
+    return found
+
+
+def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    prefix = next((p for p in PREFIXES if all(name.startswith(p) for name in state)), None)
+    if prefix is None:
+        return state
+    return _without_prefix({name.removeprefix(prefix): tensor for name, tensor in state.items()})

@@ -35,12 +35,13 @@ def saved(folder, content):
     return folder / "weights.pt"
 
 
-@pytest.mark.parametrize("wrapped", [False, True])
-def test_a_state_dict_is_loaded(tmp_path, wrapped):
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "_orig_mod.module."])
+@pytest.mark.parametrize("wrapper", ["", "state_dict", "model_state_dict", "model"])
+def test_a_state_dict_is_loaded(tmp_path, wrapper, prefix):
     source, target = network(), network()
     state = source.state_dict()
-    file = saved(tmp_path, {"epoch": 3, "state_dict": state} if wrapped else state)
-    load_weights(target, file)
+    named = {f"{prefix}{name}": tensor for name, tensor in state.items()}
+    load_weights(target, saved(tmp_path, {"epoch": 3, wrapper: named} if wrapper else named))
     assert all(torch.equal(target.state_dict()[key], value) for key, value in state.items())
 
 
@@ -99,6 +100,7 @@ def zipped(file):
         (truncated, "damaged or no torch file"),
         (zipped, "damaged or no torch file"),
         (lambda file: torch.save([1, 2], file), "holds no state dict"),
+        (lambda file: torch.save({}, file), "holds an empty state dict"),
         (lambda file: torch.save({"0.weight": 3}, file), "holds no state dict"),
         (lambda file: torch.save({1: torch.zeros(2)}, file), "holds no state dict"),
         (lambda file: torch.save({"a": torch.zeros(2)}, file), "fits another network"),

@@ -1,0 +1,193 @@
+"""Every planted model is found, in 2D and 3D, plain and disguised, and no honest one is blamed."""
+
+import copy
+
+import planted as plants
+import pytest
+import torch
+from torch import nn
+
+from medbreach.inspection import inspect_model
+from medbreach.models.mlp import MLP
+from medbreach.models.small_cnn import SmallCNN
+from medbreach.randomness import lend_global
+from medbreach.testing.examples import tiny_sample
+
+FORMS = {"2D RGB": ((16, 16), 3), "3D": ((8, 16, 16), 1)}
+STRUCTURE = "dense layer before convolutions"
+OF_ROWS = {
+    "robbing the fed": "ladder",
+    "robbing the fed, mean": "ladder",
+    "robbing the fed, cosine": "ladder",
+    "sparse imprint": "ladder",
+    "one shot": "few parallel rows",
+    "trap weights": "trap weights",
+    "trap weights, faulty": "halved rows",
+    "quantile biases": "rare gates",
+    "several ladders": "ladder",
+    "client convolutions": "ladder",
+}
+OF_HEADS = {
+    "class fishing": "one class left",
+    "feature fishing": "one feature left",
+    "gradient fishing": "shut classes",
+}
+each_form = pytest.mark.parametrize(("space", "channels"), FORMS.values(), ids=FORMS)
+
+
+def seeded(number=0):
+    return lend_global(torch.Generator().manual_seed(number))
+
+
+def network(spec, model=None):
+    return (model or SmallCNN(width=8))(spec, 3, torch.Generator().manual_seed(0))
+
+
+def kinds(model, spec, public=None):
+    return {sign.kind for sign in inspect_model(model, spec, public).signs}
+
+
+def test_every_builder_is_tested():
+    assert set(OF_ROWS) == set(plants.ROWS)
+    assert set(OF_HEADS) == set(plants.FISHING)
+
+
+@each_form
+@pytest.mark.parametrize("disguise", ["plain", "split", "all"])
+@pytest.mark.parametrize("kind", plants.ROWS)
+def test_planted_rows(kind, disguise, space, channels):
+    """Also by what they are alone, where a dense layer was agreed on."""
+    sample = tiny_sample(space, channels)
+    with seeded():
+        model = plants.plant(kind, network(sample.spec), sample.spec, sample.public, disguise)
+    found = kinds(model, sample.spec)
+    assert {STRUCTURE, OF_ROWS[kind]} <= found
+
+
+@each_form
+@pytest.mark.parametrize("disguise", ["plain", "noisy"])
+@pytest.mark.parametrize("kind", plants.FISHING)
+def test_fishing(kind, disguise, space, channels):
+    spec = tiny_sample(space, channels).spec
+    with seeded():
+        model = plants.with_noise(plants.FISHING[kind](network(spec)), disguise)
+    assert OF_HEADS[kind] in kinds(model, spec)
+
+
+@each_form
+@pytest.mark.parametrize("disguise", ["plain", "noisy"])
+@pytest.mark.parametrize("name", plants.SERVERS)
+def test_what_medbreachs_own_servers_send(name, disguise, space, channels):
+    sample = tiny_sample(space, channels)
+    honest, server = network(sample.spec), plants.server(name)
+    rng = torch.Generator().manual_seed(0)
+    sent = server.plant(copy.deepcopy(honest), sample.spec, sample.public, rng)
+    with seeded():
+        if not plants.disguised(sent, honest, disguise):
+            pytest.skip("its rows cannot be disguised so")
+    assert kinds(server.send(sent, 0), sample.spec) - {STRUCTURE}
+
+
+@each_form
+def test_rows_in_an_agreed_dense_layer(space, channels):
+    """The architecture is as agreed, and honest; only its weights are not."""
+    sample = tiny_sample(space, channels)
+    honest = network(sample.spec, MLP(width=32, hidden=2))
+    assert kinds(honest, sample.spec) == set()
+    for kind in ("robbing the fed", "trap weights", "quantile biases", "several ladders"):
+        with seeded():
+            rows = plants.ROWS[kind](sample.spec.normalise(sample.public), 32)
+        malicious = network(sample.spec, MLP(width=32, hidden=2))
+        malicious[1].weight.data, malicious[1].bias.data = rows.weight, rows.bias
+        assert kinds(malicious, sample.spec) == {OF_ROWS[kind]}
+
+
+def train(model, images, labels, steps, lr):
+    optimiser = torch.optim.SGD(model.parameters(), lr, momentum=0.9)
+    for _ in range(steps):
+        loss = nn.functional.cross_entropy(model(images), labels)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return model
+
+
+@each_form
+@pytest.mark.parametrize(
+    "model", [SmallCNN(width=8), MLP(width=64, hidden=1), MLP(width=16, hidden=2)], ids=repr
+)
+@pytest.mark.parametrize(("steps", "lr"), [(0, 0.0), (40, 0.01), (100, 0.05)])
+def test_honest_networks(model, steps, lr, space, channels):
+    sample = tiny_sample(space, channels)
+    images = sample.spec.normalise(sample.public)
+    made = train(network(sample.spec, model), images, torch.arange(len(images)) % 3, steps, lr)
+    assert kinds(made, sample.spec) == set()
+    assert kinds(made, sample.spec, sample.public) == set()
+
+
+@each_form
+def test_rows_that_training_made_parallel_are_no_ladder(space, channels):
+    """From small weights, all rows of a dense layer turn to the same few directions."""
+    sample = tiny_sample(space, channels)
+    images = sample.spec.normalise(sample.public)
+    model = network(sample.spec, MLP(width=32, hidden=1))
+    for parameter in model.parameters():
+        parameter.data *= 0.01
+    train(model, images, torch.arange(len(images)) % 3, 300, 0.1)
+    rows = nn.functional.normalize(model[1].weight.detach(), dim=1)
+    assert ((rows @ rows.T).abs() > 0.95).sum() > 2 * len(rows)  # they are parallel indeed
+    assert "ladder" not in kinds(model, sample.spec)
+
+
+def test_public_images_show_what_random_ones_do_not():
+    """Rows that are rare among images of one kind, as trap weights are among bright ones."""
+    sample = tiny_sample((16, 16), 3)
+    images = sample.spec.normalise(sample.public)
+    common = images.mean(0).flatten()
+    with seeded():
+        weight = torch.randn(32, common.numel())
+    shift = torch.quantile(images.flatten(1) @ weight.T, 0.95, dim=0) / (common @ common)
+    rows = plants.Rows(weight - shift[:, None] * common, torch.zeros(32), nn.ReLU())
+    model = plants.planted("rare", rows, network(sample.spec), sample.spec)
+    bright = images + 3 * common.reshape(sample.spec.shape)
+    assert "rare gates" not in kinds(model, sample.spec)
+    assert "rare gates" in kinds(model, sample.spec, sample.spec.denormalise(bright))
+
+
+@each_form
+def test_it_does_not_matter_how_a_layer_is_written(space, channels):
+    """Rows in a matrix of another orientation, in a module of no known kind."""
+
+    class Odd(nn.Module):
+        def __init__(self, rows):
+            super().__init__()
+            self.table = nn.Parameter(rows.weight.T.contiguous())
+            self.shift = nn.Parameter(rows.bias)
+
+        def forward(self, images):
+            seen = images.flatten(1) @ self.table + self.shift
+            seen = seen * (seen > 0)
+            return images + seen.mean(1).reshape(-1, *[1] * (images.dim() - 1))
+
+    sample = tiny_sample(space, channels)
+    with seeded():
+        rows = plants.robbing_the_fed(sample.spec.normalise(sample.public), 16)
+    found = inspect_model(nn.Sequential(Odd(rows), network(sample.spec)), sample.spec).signs
+    assert {STRUCTURE, "ladder"} <= {sign.kind for sign in found}
+    assert all(sign.where == ("0.table",) for sign in found)
+
+
+@each_form
+def test_a_ladder_behind_the_first_layers(space, channels):
+    sample = tiny_sample(space, channels)
+    model = network(sample.spec)
+    width = model[-1].in_features
+    features = model[:-1](sample.spec.normalise(sample.public)).detach()
+    with seeded():
+        direction = nn.functional.normalize(torch.randn(width), dim=0)
+    edges = torch.quantile(features @ direction, (torch.arange(24) + 0.5) / 24)
+    planted = plants.layer(direction.repeat(24, 1), -edges)
+    back = nn.Linear(24, width)
+    deep = nn.Sequential(*model[:-1], planted, nn.ReLU(), back, model[-1])
+    (sign,) = inspect_model(deep, sample.spec).signs
+    assert (sign.kind, sign.where) == ("ladder", ("7.weight",))

@@ -1,0 +1,181 @@
+"""What single tests measure, where it is known in closed form."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from medbreach.inspection import inspect_model
+from medbreach.inspection.disaggregation import OTHERS, disaggregation_ratio
+from medbreach.inspection.front import MOST_ROWS
+from medbreach.inspection.history import replaced_layers
+from medbreach.inspection.rows import cosines, groups, levels, sum_up
+from medbreach.inspection.trace import calls
+from medbreach.inspection.view import look_at
+from medbreach.servers.honest_but_curious import set_state
+from medbreach.types import ImageSpec
+
+SPEC = ImageSpec(1, (12, 12))
+
+
+def rng():
+    return torch.Generator().manual_seed(0)
+
+
+def kinds(model, spec=SPEC):
+    return {sign.kind for sign in inspect_model(model, spec).signs}
+
+
+def convolutional(spec=SPEC, width=8):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(spec.channels, width, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(width, 3),
+        )
+
+
+def test_an_inspection_leaves_model_and_randomness_alone(untouched_randomness):
+    model = convolutional().train()
+    model[0].requires_grad_(False)
+    before = copy.deepcopy(model.state_dict())
+    inspect_model(model, SPEC)
+    assert model.training
+    assert not model[0].weight.requires_grad
+    assert model[2].weight.grad is None
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_which_calls_see_affine_functions_of_the_image():
+    found = calls(convolutional(), SPEC, rng())
+    assert [call.name for call in found] == ["conv2d", "relu", "conv2d", "relu", "linear"]
+    assert [call.affine for call in found] == [True, True, False, False, False]
+    assert [call.weight for call in found] == ["0.weight", "", "2.weight", "", "6.weight"]
+
+
+def test_rows_are_what_all_layers_before_the_gate_make_together():
+    """A normalisation, a copying convolution and two dense layers, multiplied out."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        norm, copies = nn.BatchNorm2d(1), nn.Conv2d(1, 2, 1)
+        first, second = nn.Linear(288, 40), nn.Linear(40, 30)
+        norm.running_mean.fill_(0.5)
+    model = nn.Sequential(norm, copies, nn.Flatten(), first, second, nn.ReLU(), nn.Linear(30, 3))
+    (gate,) = look_at(model, SPEC).gates
+    black = model[:5].eval()(torch.zeros(1, 1, 12, 12))[0].detach()
+    unit = torch.eye(144).reshape(144, 1, 12, 12)
+    exact = (model[:5](unit) - black).T.detach()
+    assert gate.weights == ("3.weight", "4.weight")
+    torch.testing.assert_close(gate.rows.norm, exact.norm(dim=1), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(gate.rows.bias, black, rtol=1e-4, atol=1e-6)
+    balance = exact.sum(1) / exact.norm(dim=1)
+    torch.testing.assert_close(gate.rows.balance, balance, rtol=1e-3, atol=1e-4)
+
+
+def test_large_layers_are_sampled():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(144, 2 * MOST_ROWS), nn.ReLU(), nn.LazyLinear(3))
+    model(torch.zeros(1, 1, 12, 12))
+    (gate,) = look_at(model, SPEC).gates
+    assert len(gate.rows.norm) == MOST_ROWS
+    assert gate.rows.total == 2 * MOST_ROWS
+
+
+def test_balance_of_independent_numbers_has_deviation_1():
+    rows = torch.randn(400, 3000, generator=rng())
+    table = sum_up(torch.split(rows, 64), torch.zeros(400), 400, rng())
+    assert float(table.balance.std()) == pytest.approx(1, abs=0.1)
+    assert float(table.small.mean()) == pytest.approx(math.erf(0.1 / 2**0.5), abs=0.005)
+
+
+def test_levels_are_thresholds_in_deviations_whatever_the_factors():
+    direction = torch.randn(50, generator=rng())
+    factors = torch.tensor([1.0, -2.0, 0.1, 30.0])
+    images = torch.randn(5000, 50, generator=rng())
+    thresholds = torch.tensor([-1.0, 0.0, 0.5, 2.0])
+    measured = images @ direction
+    seen = factors * (measured[:, None] - thresholds * measured.std() - measured.mean())
+    cosine = cosines(factors[:, None] * direction)
+    (group,) = groups(cosine)
+    torch.testing.assert_close(levels(seen, cosine, group), thresholds, atol=1e-4, rtol=0)
+
+
+def test_the_ratio_of_class_fishing_is_that_of_its_gradients():
+    """Only one class has a gradient, and then it is e^-9 for records of other classes."""
+    model = convolutional()
+    with torch.no_grad():
+        model[-1].weight[1:] = 0
+        model[-1].bias.copy_(torch.tensor([0.0, 9.0, 9.0]))
+    view = look_at(model, SPEC)
+    share = view.outputs.softmax(1)[:4, 0]
+    expected = ((1 - share) / share / OTHERS).median()
+    found = disaggregation_ratio(view)
+    assert found.label == 0
+    assert found.ratio == pytest.approx(float(expected), rel=0.02)
+    assert "dominant class" in kinds(model)
+
+
+def test_the_ratio_is_one_in_seven_where_classes_are_alike():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(144, 8), nn.Linear(8, 3))
+    with torch.no_grad():
+        model[2].weight.copy_(1e-3 * torch.eye(3, 8))
+        model[2].bias.zero_()
+    found = disaggregation_ratio(look_at(model, SPEC))
+    assert found.ratio == pytest.approx(1 / OTHERS, rel=0.01)
+
+
+def test_classes_that_differ_from_one_another_by_nothing():
+    """The others need not be zero: what all classes share makes no difference."""
+    model = convolutional()
+    with torch.no_grad():
+        model[-1].weight[1:] = model[-1].weight[1]
+    assert "one class left" in kinds(model)
+
+
+def test_a_network_whose_gates_pass_everything():
+    model = convolutional()
+    assert kinds(model) == set()
+    set_state(model, "linearized")
+    assert "open gates" in kinds(model)
+
+
+def test_copying_convolutions_and_empty_kernels():
+    model = convolutional()
+    with torch.no_grad():
+        nn.init.dirac_(model[0].weight[:1])
+    assert kinds(model) == {"copying convolution"}
+    with torch.no_grad():
+        model[0].weight[1:] = 0
+    assert kinds(model) == {"copying convolution", "empty kernels"}
+
+
+def test_empty_layers():
+    model = convolutional()
+    nn.init.zeros_(model[0].weight)
+    nn.init.zeros_(model[2].weight)
+    assert "empty layers" in kinds(model)
+
+
+def test_a_dense_layer_that_was_replaced_since_the_last_round():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        before = nn.Sequential(nn.Flatten(), nn.Linear(144, 16), nn.ReLU(), nn.Linear(16, 32))
+    now = copy.deepcopy(before)
+    assert not list(replaced_layers(before.state_dict(), now.state_dict(), ["1.weight"]))
+    now[1].weight.data = torch.randn(16, 144, generator=rng())
+    (sign,) = replaced_layers(before.state_dict(), now.state_dict(), ["1.weight"])
+    assert sign.where == ("1.weight",)
+    now[3].weight.data = torch.randn(32, 16, generator=rng())  # then it is another model
+    assert not list(replaced_layers(before.state_dict(), now.state_dict(), ["1.weight"]))
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_networks_of_few_outputs(outputs):
+    model = nn.Sequential(*convolutional()[:-1], nn.Linear(8, outputs))
+    assert kinds(model) == set()
