@@ -3,6 +3,8 @@
 from medbreach.attacks.analytic import Analytic
 from medbreach.attacks.april_analytic import AprilAnalytic
 from medbreach.attacks.blind_guess import BlindGuess
+from medbreach.attacks.cocktail_party import CocktailParty
+from medbreach.attacks.feature_recovery import FeatureRecovery
 from medbreach.attacks.fishing import Fishing
 from medbreach.attacks.imprint_readout import ImprintReadout
 from medbreach.attacks.joint_optimization import JointOptimization
@@ -22,6 +24,8 @@ def medbreach_attacks() -> list[type[Attack]]:
         Analytic,
         AprilAnalytic,
         BlindGuess,
+        CocktailParty,
+        FeatureRecovery,
         Fishing,
         ImprintReadout,
         JointOptimization,

@@ -15,26 +15,6 @@ RGAP_UNKNOWNS = 14_000
 """Padded pixels in front of a layer whose equations, solved densely, take about 4 GB."""
 
 
-def check_fully_connected(exchange: Exchange) -> None:
-    """Check that a network is linear layers with biases, in turn, on the flattened image.
-
-    Raises:
-        NotApplicable: It is not.
-    """
-    found = _layers(exchange.model)
-    linear = [m for m in found if isinstance(m, nn.Linear)]
-    other = next((m for m in found if m not in linear and any(True for _ in m.parameters())), None)
-    if other is not None or not linear:
-        what = "no linear layer" if other is None else f"a {type(other).__name__}"
-        raise NotApplicable(
-            f"analytic needs a network of linear layers, such as case.model=mlp: there is {what}"
-        )
-    if any(m.bias is None for m in linear) or len(exchange.update.change) != 2 * len(linear):
-        raise NotApplicable("analytic needs linear layers with a bias, which clients train")
-    if not isinstance(found[0], nn.Flatten) or not _is_chain(exchange, found):
-        raise NotApplicable("analytic needs a network that starts with nn.Flatten, then a chain")
-
-
 def chain_for_rgap(exchange: Exchange) -> nn.Sequential:
     """Return a network as the chain that R-GAP goes back along, on the CPU.
 

@@ -7,41 +7,10 @@ import torch
 from torch import Tensor
 
 from medbreach.breaching_bridge import library
-from medbreach.breaching_bridge.chains import chain_for_rgap, check_fully_connected
+from medbreach.breaching_bridge.chains import chain_for_rgap
 from medbreach.breaching_bridge.images import WithLabels
 from medbreach.breaching_bridge.values import Container
 from medbreach.errors import NotApplicable
-
-
-class Analytic(WithLabels, library.analytic.AnalyticAttacker):  # type: ignore[misc]
-    """breaching's inversion of fully connected networks."""
-
-    def reconstruct(self, server_payload: Any, shared_data: Any, *rest: Any) -> Any:
-        """Check that the network is one, then do as breaching does.
-
-        Raises:
-            NotApplicable: The network is not a sequence of linear layers on the flattened image.
-        """
-        check_fully_connected(self.exchange)
-        found, statistics = super().reconstruct(server_payload, shared_data, *rest)
-        if len(shared_data) > 1:  # noise makes outliers of quotients, so not their mean
-            rounds = zip(server_payload, shared_data, strict=True)
-            each = [super(Analytic, self).reconstruct([p], [s], *rest)[0] for p, s in rounds]
-            found = {**found, "data": torch.stack([one["data"] for one in each]).median(0)[0]}
-        _, bias, *_ = self.exchange.update.change.values()
-        if not bias.any():  # nothing came through the first layer
-            found = {"data": found["data"][:0], "labels": None}
-        return found, statistics
-
-    def invert_fc_layer(self, weight_grad: Tensor, bias_grad: Tensor, positions: Any) -> Tensor:
-        """Divide as breaching does; where its row numbers, the labels, run out, start again."""
-        usable = int((bias_grad != 0).sum())
-        if usable == 0:  # nothing is known of the layer's inputs
-            return weight_grad.new_zeros(len(positions), weight_grad.shape[1])
-        if len(positions) > 1:
-            positions = positions % usable
-        inverted: Tensor = super().invert_fc_layer(weight_grad, bias_grad, positions)
-        return inverted
 
 
 class ImprintReadout(WithLabels, library.analytic.ImprintAttacker):  # type: ignore[misc]

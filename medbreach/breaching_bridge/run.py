@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from medbreach.breaching_bridge import library
 from medbreach.breaching_bridge.attackers import JointOptimization, Multiscale, Optimization
-from medbreach.breaching_bridge.closed_form import Analytic, April, ImprintReadout, Recursive
+from medbreach.breaching_bridge.closed_form import April, ImprintReadout, Recursive
 from medbreach.breaching_bridge.descent import Descent, Interrupted
 from medbreach.breaching_bridge.values import Container, server_payload, shared_data
 from medbreach.errors import NotApplicable
@@ -23,7 +23,6 @@ Kind = Literal[
     "optimization",
     "joint-optimization",
     "multiscale",
-    "analytic",
     "april-analytic",
     "imprint-readout",
     "recursive",
@@ -32,7 +31,6 @@ ATTACKERS: dict[str, type] = {
     "optimization": Optimization,
     "joint-optimization": JointOptimization,
     "multiscale": Multiscale,
-    "analytic": Analytic,
     "april-analytic": April,
     "imprint-readout": ImprintReadout,
     "recursive": Recursive,

@@ -27,10 +27,10 @@ from medbreach.types import Reconstruction, Verdict
 
 ATTACKS = ("invertinggradients", "modern", "legacy", "deepleakage", "seethroughgradients", "wei",
            "beyondinfering", "clsattack", "multiscale_ghiasi", "analytic", "rgap",
-           "april_analytic", "imprint")  # fmt: skip
+           "april_analytic", "imprint", "cpa", "feature_recovery")  # fmt: skip
 KINDS = ("invertinggradients", "legacy", "deepleakage", "seethroughgradients", "wei",
-         "clsattack", "multiscale_ghiasi", "analytic", "rgap", "april_analytic",
-         "imprint")  # fmt: skip
+         "clsattack", "multiscale_ghiasi", "analytic", "rgap", "april_analytic", "imprint", "cpa",
+         "feature_recovery")  # fmt: skip
 """The attacks, less those whose settings bring in no code of their own."""
 
 FORMS = {"2D grey": ((8, 8), 1), "2D RGB": ((8, 8), 3), "3D": ((4, 8, 8), 1)}
@@ -67,6 +67,8 @@ SERVERS = {
 
 def quick(attack):
     """Return an attack with two steps, where it has steps; one of L-BFGS, which are many."""
+    if hasattr(attack, "steps"):
+        return replace(attack, steps=2)
     if not hasattr(attack, "optim"):
         return attack
     steps = 1 if attack.optim.optimizer == "L-BFGS" else 2
@@ -115,10 +117,13 @@ def check_sentence(text):
 @pytest.mark.parametrize("user", USERS)
 def test_every_user_and_form(kinds, form, user):
     found = outcomes(kinds, *FORMS[form], model=SmallCNN(width=2, pool=2), user=USERS[user])
-    never = {"analytic", "rgap", "april_analytic", "imprint", "clsattack"}
+    never = {"analytic", "rgap", "april_analytic", "imprint", "clsattack", "cpa"}
     for name in never:
         assert isinstance(found[name], str)
-    for name in set(KINDS) - never:
+    records = USERS[user].num_data_points
+    clients = 2 if USERS[user].user_type == "multiuser_aggregate" else 1
+    assert 1 <= found["feature_recovery"] <= clients * min(records, 3)  # one a class
+    for name in set(KINDS) - never - {"feature_recovery"}:
         if user == "count withheld":
             assert "count" in found[name]
         elif name == "multiscale_ghiasi" and form != "2D RGB":
@@ -126,8 +131,7 @@ def test_every_user_and_form(kinds, form, user):
         elif name == "deepleakage" and USERS[user].provide_local_hyperparams:
             assert "several local steps" in found[name]
         else:
-            clients = 2 if USERS[user].user_type == "multiuser_aggregate" else 1
-            assert found[name] == clients * USERS[user].num_data_points
+            assert found[name] == clients * records
 
 
 @pytest.mark.parametrize("form", ["2D RGB", "3D"])
@@ -170,10 +174,11 @@ def test_a_network_without_second_derivatives(kinds, form):
 @pytest.mark.parametrize("records", [1, 2])
 def test_the_networks_of_the_closed_forms(attacks, form, records):
     space, channels = FORMS[form]
-    closed = {name: attacks[name] for name in ("analytic", "rgap", "april_analytic")}
+    closed = {name: attacks[name] for name in ("analytic", "rgap", "april_analytic", "cpa")}
     user = User(num_data_points=records)
     found = outcomes(closed, space, channels, model=MLP(width=8, hidden=1), user=user)
     assert found["analytic"] == records
+    assert found["cpa"] == records
     if form != "3D":
         found = outcomes(closed, space, channels, model=RGAPNetwork(depth=1), user=user)
         assert found["rgap"] == (1 if records == 1 else "rgap reconstructs one record, not a batch")

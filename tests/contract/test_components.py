@@ -15,6 +15,8 @@ ATTACK_SETTINGS = {
     "joint-optimization": FEW_STEPS,
     "multiscale": {**FEW_STEPS, "num_stages": 2},
     "recursive": {"inversion": {"steps": 2}},
+    "cpa": {"steps": 2},
+    "feature_recovery": {"steps": 2},
 }
 ATTACK_OPTIONS = {
     "fishing": {"server": FishingServer(num_queries=4)},
