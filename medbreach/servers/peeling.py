@@ -161,7 +161,7 @@ def _pattern(
     weights = torch.randn(len(public), generator=rng)
     weights -= weights.mean()  # as if the images were centred
     mixture = torch.zeros(spec.shape)
-    for images, own in zip(_normalised(spec, public), weights.split(AT_ONCE), strict=True):
+    for images, own in zip(_normalised(spec, public), torch.split(weights, AT_ONCE), strict=True):
         mixture += torch.tensordot(own, images, 1)
     return (mixture - mixture.mean()) / mixture.std().clamp_min(1e-6)
 
@@ -170,5 +170,5 @@ def _normalised(
     spec: ImageSpec, public: Float[Tensor, "n channels *space"]
 ) -> Iterator[Float[Tensor, "few channels *space"]]:
     """Yield public images a few at a time: all together, they may be larger than the layer."""
-    for part in public.split(AT_ONCE):
+    for part in torch.split(public, AT_ONCE):
         yield spec.normalise(part)
