@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from medbreach.types import LossFunction
 
 AT_ONCE: Final = 8  # images in the network at a time, at most
-VOXELS: Final = 2**19  # of them together; a network's features are many times as large
+VOXELS: Final = 2**18  # of them together; a network's features are many times as large
 CONVOLUTIONS: Final = (torch.conv1d, torch.conv2d, torch.conv3d)
 
 
@@ -80,9 +80,10 @@ def _outputs_and_slopes(
 
 
 class _FixedWeights(TorchFunctionMode):
-    """Carry derivatives through convolutions whose weights have none.
+    """Carry derivatives through layers whose weights have none, in less time and memory.
 
-    torch would convolve a third time, with a derivative of the weights that is zero.
+    torch would convolve a third time, with a derivative of the weights that is zero, and make
+    several copies of what normalisation by running statistics takes.
     """
 
     def __torch_function__(
@@ -92,17 +93,33 @@ class _FixedWeights(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Call the function; a convolution once for the input and once for its derivative."""
+        """Call the function."""
         del types
-        named = kwargs or {}
-        if function not in CONVOLUTIONS or len(args) < 3:
+        named = dict(kwargs or {})
+        if not _is_fixed(function, args, named):
             return function(*args, **named)
         inputs, slopes = forward.unpack_dual(args[0])  # type: ignore[no-untyped-call]
-        outputs = function(inputs, *args[1:], **named)
         if slopes is None:
-            return outputs
-        carried = function(slopes, args[1], None, *args[3:], **named)
+            return function(*args, **named)
+        if function in CONVOLUTIONS:  # both at once: small batches are slow
+            joined = torch.cat([inputs, slopes])
+            outputs, carried = function(joined, args[1], None, *args[3:], **named).chunk(2)
+            if args[2] is not None:
+                outputs = outputs + args[2].reshape(-1, *[1] * (outputs.dim() - 2))
+        else:
+            mean, variance = args[1:]
+            outputs = function(inputs, mean, variance, **named)
+            named["bias"] = None
+            carried = function(slopes, torch.zeros_like(mean), variance, **named)
         return forward.make_dual(outputs, carried)  # type: ignore[no-untyped-call]
+
+
+def _is_fixed(function: Callable[..., Any], args: Sequence[Any], named: Mapping[str, Any]) -> bool:
+    """Return whether a layer is a convolution, or normalises by running statistics."""
+    if function in CONVOLUTIONS:
+        return len(args) >= 3
+    normalises = function is nn.functional.batch_norm and len(args) == 3
+    return normalises and args[1] is not None and not named["training"]
 
 
 def _by_reverse_mode(
