@@ -328,7 +328,9 @@ def save(folder, **arrays):
 
 
 def test_the_arrays_are_fine_before_they_are_spoilt(tmp_path, arrays):
-    ran = run_program("audit", "--out", tmp_path / "run", *of_arrays(save(tmp_path, **arrays)))
+    rows = "case.server.model_modification.num_bins=256"
+    overrides = (*of_arrays(save(tmp_path, **arrays)), rows)
+    ran = run_program("audit", "--out", tmp_path / "run", *overrides)
     assert ran.code in (0, 1), ran.err
 
 
@@ -551,7 +553,7 @@ def test_settings_without_an_effect(tmp_path, override):
         (["resume"], "Missing argument 'FOLDER' (see medbreach resume --help)"),
         (["show", "attack", "modrn"], "there is no attack named 'modrn'; did you mean modern?"),
         (["show", "case", "brain_mr"], "there is no case named 'brain_mr'; did you mean "
-         "brain_mr_3d or brain_mr_2d?"),
+         "brain_mr_3d or brain_mr_2d or brain_tumor_2d?"),
         (["data", "fetch", "chest"], "there is no data set named 'chest'; did you mean chest_ct?"),
         (["data", "fetch", "npz"], "npz has nothing to fetch: give its files by case.data.path"),
     ],

@@ -31,6 +31,10 @@ from medbreach.types import ImageSpec
 AT_ONCE: Final = 16  # public images at a time
 
 
+LEAST_PUBLIC: Final = 8
+"""Public images that several uncorrelated measurements are fitted to, at least (ours)."""
+
+
 class PeelingSecret(NamedTuple):
     """What the server remembers of the layer.
 
@@ -106,7 +110,7 @@ def peeling_block(
     Raises:
         NotApplicable: There are too few public images to estimate a distribution from.
     """
-    check_public(public)
+    check_public(public, LEAST_PUBLIC)
     share, more = divmod(chosen.num_bins, chosen.measurements)
     groups = tuple(share + (j < more) for j in range(chosen.measurements))
     block = PeelingBlock(spec.shape, groups, min(chosen.parts, math.prod(spec.shape)))

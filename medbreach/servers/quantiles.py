@@ -9,20 +9,20 @@ from torch import Tensor
 
 from medbreach.errors import NotApplicable
 
-LEAST_PUBLIC: Final = 8
-"""Public images that a distribution is estimated from, at least (ours)."""
+LEAST_PUBLIC: Final = 2
+"""Public images that a distribution is estimated from, at least: it takes a deviation."""
 
 
-def check_public(public: Tensor) -> None:
+def check_public(public: Tensor, least: int = LEAST_PUBLIC) -> None:
     """Check that there are public images enough to estimate a distribution from.
 
     Raises:
         NotApplicable: There are not.
     """
-    if len(public) < LEAST_PUBLIC:
+    if len(public) < least:
         raise NotApplicable(
             f"the planted rows are fitted to public images, and {len(public)} are fewer than the "
-            f"{LEAST_PUBLIC} that it takes: give more images, or set "
+            f"{least} that it takes: give more images, or set "
             "case.server.has_external_data=true"
         )
 
