@@ -48,8 +48,8 @@ class CocktailParty(Attack):
     That gradient's rows are mixtures of the layer's inputs. They are reduced to as many whitened
     components as there are records, and Adam looks for the directions in which components look
     least like Gaussian noise, are smooth, and differ from each other. What unmixes an image,
-    applied to the bias's gradient, gives its sign and scale; without a bias, the intensities'
-    range does.
+    applied to the bias's gradient, gives its sign and scale; without a bias, public images and
+    the intensities' range do.
 
     It needs at least as many independent rows as records, and works on changes of weights after
     local training and on secure aggregates too, in 2D and 3D. Behind convolutions it would give
@@ -99,7 +99,7 @@ class CocktailParty(Attack):
         mixtures = _mixtures(layer, gradient, span)
         whitening = self._whitening(mixtures.images.reshape(-1, *exchange.spec.shape))
         directions = self._directions(mixtures.images, whitening, exchange.spec, rng)
-        images = _images(mixtures, directions @ whitening, exchange.spec)
+        images = _images(mixtures, directions @ whitening, exchange)
         return Reconstruction(images, None, _confidence(exchange, layer, images, span))
 
     def control(self, case: "Case") -> "Case":
@@ -205,25 +205,36 @@ def _mixtures(layer: ImageLayer, gradient: Gradient, span: Span) -> Mixtures:
 
 
 def _images(
-    mixtures: Mixtures, unmixing: Tensor, spec: ImageSpec
+    mixtures: Mixtures, unmixing: Tensor, exchange: Exchange
 ) -> Float[Tensor, "n channels *space"]:
-    """Return images in the spec's unit, with the sign and scale that the bias or the range tells.
-
-    The sum of a record's weights is 1 after division by the sum of what unmixes it. Without a bias,
-    an image has the deviation of public images, and the sign that keeps more of it within bounds.
-    """
-    found = unmixing @ mixtures.images
-    if mixtures.weights is not None:
+    """Return unmixed images in the spec's unit; a record's weights sum to 1, which scales it."""
+    found, spec = unmixing @ mixtures.images, exchange.spec
+    if mixtures.weights is None:
+        shares = _scaled_without_bias(found, mixtures.zero, exchange)
+    else:
         sums = (unmixing @ mixtures.weights)[:, None]
         shares = found / torch.where(sums == 0, torch.ones_like(sums), sums)
-    else:
-        deviation = sum(spec.std) / len(spec.std) / spec.range
-        scaled = found * deviation / found.square().mean(1, keepdim=True).sqrt().clamp_min(1e-30)
-        either = torch.stack([mixtures.zero + scaled, mixtures.zero - scaled])
-        beyond = (either - either.clamp(0, 1)).square().sum(2)
-        shares = torch.where((beyond[0] <= beyond[1])[:, None], either[0], either[1])
     images = spec.bounds[0] + spec.range * shares
     return images.clamp(*spec.bounds).float().reshape(-1, *spec.shape)
+
+
+def _scaled_without_bias(
+    found: Float[Tensor, "n pixels"], zero: Float[Tensor, " pixels"], exchange: Exchange
+) -> Float[Tensor, "n pixels"]:
+    """Return images with the deviation of public ones and the likelier sign.
+
+    That sign brings an image closer to a public one or, if there is none, leaves more of it within
+    the bounds.
+    """
+    spec = exchange.spec
+    deviation = sum(spec.std) / len(spec.std) / spec.range
+    scaled = found * deviation / found.square().mean(1, keepdim=True).sqrt().clamp_min(1e-30)
+    either = torch.stack([zero + scaled, zero - scaled])
+    unlike = (either - either.clamp(0, 1)).square().sum(2)
+    if len(exchange.public):
+        public = ((exchange.public.to(found) - spec.bounds[0]) / spec.range).flatten(1)
+        unlike = torch.cdist(either.flatten(0, 1), public).amin(1).reshape(2, -1)
+    return torch.where((unlike[0] <= unlike[1])[:, None], either[0], either[1])
 
 
 def _confidence(exchange: Exchange, layer: ImageLayer, images: Tensor, span: Span) -> Tensor | None:

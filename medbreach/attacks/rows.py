@@ -19,6 +19,7 @@ MARGIN: Final = 0.02  # of the range, by which an image may leave the bounds
 LEFT: Final = 1e-3  # of what went through a row: less is rounding
 FITS: Final = 0.03  # greatest residual of a record
 EXACT: Final = 1e-4  # greatest residual of a record that can be taken off without a trace
+FULL: Final = 1e-3  # by which a record's share of the batch may differ from one over its size
 AT_A_TIME: Final = 64  # images
 CONFIRMED, REPEATED, PLAUSIBLE = 1.0, 0.5, 0.1
 
@@ -74,14 +75,19 @@ class Confirmed(NamedTuple):
         inputs: The layer's input, in coordinates of the span.
         label: Its class.
         amounts: Its share of the bias's change.
-        residual: How much of the latter the network gives that the update does not have. After
-            several local steps it is not small enough for the record to be taken off.
+        residual: How much of the latter the network gives that the update does not have.
+        votes: How many rows speak for it.
+        is_exact: Whether it can be taken off. After several local steps it cannot, and neither can
+            what one row alone speaks for, if its share is not that of one record: with two classes
+            a mixture close to a record fits as well as the record.
     """
 
     inputs: Float[Tensor, " rank"]
     label: int
     amounts: Float[Tensor, " rows"]
     residual: float
+    votes: int
+    is_exact: bool
 
 
 @dataclass(frozen=True)
@@ -92,11 +98,13 @@ class Reader:
         exchange: What the server saw.
         layer: The layer.
         span: Its gradient's span.
+        count: Number of records.
     """
 
     exchange: Exchange
     layer: ImageLayer
     span: Span
+    count: int
 
     @property
     def unit(self) -> float:
@@ -126,7 +134,8 @@ class Reader:
     def confirmed(self, rows: Rows, found: Candidates) -> list[Confirmed]:
         """Return the candidates that are records, the best of those that are much the same."""
         kept: list[Confirmed] = []
-        for record in sorted(self._fitting(rows, found), key=lambda record: record.residual):
+        fitting = list(self._fitting(rows, found))
+        for record in sorted(fitting, key=lambda r: (not r.is_exact, -r.votes, r.residual)):
             there = [float((record.inputs - other.inputs).norm()) for other in kept]
             if all(distance >= ANOTHER * self.unit for distance in there):
                 kept.append(record)
@@ -140,9 +149,17 @@ class Reader:
             signs = some.rows, sign * rows.bias[some.rows]
             fit = check(self.exchange, self.layer.name, images, self.span.left, signs)
             for k in (fit.residual < FITS).nonzero().flatten().tolist():
-                row, delta = some.rows[k], fit.deltas[k]
-                amounts = delta * (rows.bias[row] / delta[row])
-                yield Confirmed(some.inputs[k], int(fit.labels[k]), amounts, float(fit.residual[k]))
+                delta, residual, votes = fit.deltas[k], float(fit.residual[k]), int(some.votes[k])
+                share = float(rows.bias[some.rows[k]] / delta[some.rows[k]])
+                is_sure = votes > 1 or (sign > 0 and abs(share * self.count - 1) < FULL)
+                yield Confirmed(
+                    some.inputs[k],
+                    int(fit.labels[k]),
+                    share * delta,
+                    residual,
+                    votes,
+                    is_sure and residual < EXACT,
+                )
 
     def _within_bounds(self, inputs: Float[Tensor, "n rank"]) -> Tensor:
         spec, margin = self.exchange.spec, MARGIN * self.exchange.spec.range
@@ -171,7 +188,7 @@ def records_in_rows(
     """
     assert gradient.bias is not None
     span = span.leading(span.clear_rank() or count)
-    reader = Reader(exchange, layer, span)
+    reader = Reader(exchange, layer, span, count)
     bias = gradient.bias.clone()
     rows = Rows(gradient.weight @ span.right.T, bias, bias.abs())
     known, labels = rows.weight[:0], list[int]()
@@ -179,7 +196,7 @@ def records_in_rows(
     while len(known) < count and 2 * len(span.values) <= live:
         found = reader.candidates(rows, known)
         fitting = reader.confirmed(rows, found)
-        exact = [record for record in fitting if record.residual < EXACT]
+        exact = [record for record in fitting if record.is_exact]
         new = (exact or fitting)[: count - len(known)]
         known = torch.cat([known, *(record.inputs[None] for record in new)])
         labels += [record.label for record in new]

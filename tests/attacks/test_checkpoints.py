@@ -8,7 +8,10 @@ from test_everywhere import NETWORKS
 
 from medbreach import config
 from medbreach.assembly import assemble
+from medbreach.attacks.cocktail_party import CocktailParty
+from medbreach.attacks.feature_recovery import FeatureRecovery
 from medbreach.audit import _run
+from medbreach.models.mlp import MLP
 from medbreach.models.small_cnn import SmallCNN
 from medbreach.models.user_network import UserNetwork
 from medbreach.progress import FileWatch, watched_by
@@ -74,7 +77,9 @@ def seen(kind):
 
 
 def same(one, other):
-    return torch.equal(one.images, other.images) and torch.equal(one.labels, other.labels)
+    return torch.equal(one.images, other.images) and (
+        one.labels is other.labels is None or torch.equal(one.labels, other.labels)
+    )
 
 
 @pytest.mark.parametrize("kind", DESCENTS)
@@ -94,6 +99,32 @@ def test_stopped_at_any_iteration(kind, tmp_path):
         resumed = Stopping(file, after=10**6)
         assert same(run(resumed), expected)
         assert resumed.steps == whole.steps[stop:]  # nothing is done twice
+
+
+@pytest.mark.parametrize(
+    ("attack", "model"),
+    [
+        (CocktailParty(steps=STEPS), MLP(width=8, hidden=1)),
+        (FeatureRecovery(steps=STEPS), SmallCNN(width=2, pool=2)),
+    ],
+    ids=["cpa", "feature_recovery"],
+)
+def test_our_own_descents_stopped_at_any_iteration(attack, model, tmp_path):
+    exchange = tiny_exchange((8, 8), 3, model=model)
+
+    def run(watch):
+        with watched_by(watch):
+            return attack(exchange, torch.Generator().manual_seed(5))
+
+    whole = Stopping(tmp_path / "whole", after=10**6)
+    expected = run(whole)
+    assert whole.steps == [(k + 1, STEPS) for k in range(STEPS)]
+    for stop in range(1, STEPS):
+        with pytest.raises(Stopped):
+            run(Stopping(tmp_path / f"{stop}", after=stop))
+        resumed = Stopping(tmp_path / f"{stop}", after=10**6)
+        assert same(run(resumed), expected)
+        assert resumed.steps == whole.steps[stop:]
 
 
 def test_stopped_again_and_again(tmp_path):

@@ -58,6 +58,14 @@ def test_closed_forms(name, case, least, collections):
 
 
 @pytest.mark.parametrize("case", ["dermoscopy_2d", "brain_mr_2d", "brain_mr_3d"])
+@pytest.mark.parametrize(("name", "least"), [("cpa", 20), ("feature_recovery", 15)])
+def test_descents_that_start_from_a_linear_layer(name, least, case, collections):
+    identified, psnr = control(name, case, collections)
+    assert identified
+    assert psnr > least
+
+
+@pytest.mark.parametrize("case", ["dermoscopy_2d", "brain_mr_2d", "brain_mr_3d"])
 def test_a_planted_layer(case, collections):
     identified, psnr = control("imprint", case, collections, server=PLANT)
     assert identified
