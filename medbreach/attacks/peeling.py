@@ -99,10 +99,10 @@ def table_of(exchange: Exchange, seen: Round) -> BinTable:
     if secret.weight not in change or secret.bias not in change:
         raise NotApplicable(f"the update holds no change of {secret.weight}")
     some = exchange.public[:: 1 + len(exchange.public) // TYPICAL]
-    energy = energies(exchange.spec.normalise(some), 1).mean()
+    energy = [float(energies(exchange.spec.normalise(image[None]), 1)) for image in some]
     return BinTable.of(
         change[secret.weight], change[secret.bias], block, exchange.spec,
-        scale=float(energy),
+        scale=sum(energy) / len(energy),
     )  # fmt: skip
 
 
