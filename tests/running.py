@@ -91,12 +91,16 @@ def make_environment(folder):
 
 
 def in_environment(programs, command, cwd, **variables):
-    """Run a shell command in an environment made by `make_environment`."""
+    """Run a shell command in an environment made by `make_environment`.
+
+    What it prints is read by a program, not shown in a window of some width.
+    """
+    inherited = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
     path = f"{programs}{os.pathsep}{os.environ['PATH']}"
     return subprocess.run(
         ["bash", "-e", "-c", command],
         cwd=cwd,
-        env={**os.environ, "PATH": path, **variables},
+        env={**inherited, "PATH": path, **variables},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -98,12 +98,15 @@ def table_of(exchange: Exchange, seen: Round) -> BinTable:
     assert isinstance(block, PeelingBlock)
     if secret.weight not in change or secret.bias not in change:
         raise NotApplicable(f"the update holds no change of {secret.weight}")
-    some = exchange.public[:: 1 + len(exchange.public) // TYPICAL]
-    energy = [float(energies(exchange.spec.normalise(image[None]), 1)) for image in some]
-    return BinTable.of(
-        change[secret.weight], change[secret.bias], block, exchange.spec,
-        scale=sum(energy) / len(energy),
-    )  # fmt: skip
+    scale = typical_energy(exchange.public, exchange.spec)
+    return BinTable.of(change[secret.weight], change[secret.bias], block, exchange.spec, scale)
+
+
+def typical_energy(public: Float[Tensor, "public channels *space"], spec: ImageSpec) -> float:
+    """Return the mean energy of some public images; 1, as of normalised voxels, without any."""
+    some = public[:: 1 + len(public) // TYPICAL]
+    energy = [float(energies(spec.normalise(image[None]), 1)) for image in some]
+    return sum(energy) / len(energy) if energy else 1.0
 
 
 def peel_all(tables: Sequence[BinTable], tolerance: float) -> None:
