@@ -62,13 +62,18 @@ class Honest(NamedTuple):
 
 
 def real_images(axes: int, side: int) -> Images:
-    """Return real images, enlarged to one size: dermoscopy in 2D, blocks of a head MR in 3D."""
-    collection = (Dermoscopy() if axes == 2 else BrainMR((16, 32, 32))).open()
-    chosen = [k for k, e in enumerate(collection.entries) if axes == 3 or e.label is not None][:300]
+    """Return real images, enlarged to one size: dermoscopy in 2D, blocks of a head MR in 3D.
+
+    The blocks have no classes, so they are given some.
+    """
+    collection = (Dermoscopy() if axes == 2 else BrainMR((8, 16, 16))).open()
+    known = [k for k, e in enumerate(collection.entries) if axes == 3 or e.label is not None]
+    chosen = known[:: max(1, len(known) // 300)]
     images = collection.images(chosen)
     mode = "bilinear" if axes == 2 else "trilinear"
     images = nn.functional.interpolate(images, (side,) * axes, mode=mode)
-    labels = torch.tensor([(collection.entries[k].label or k) % CLASSES for k in chosen])
+    given = [collection.entries[k].label for k in chosen]
+    labels = torch.tensor([k % CLASSES if y is None else y for k, y in enumerate(given)])
     deviation, mean = torch.std_mean(images, [0, *range(2, images.dim())])
     spec = ImageSpec(
         images.shape[1],

@@ -4,9 +4,10 @@ Each threshold lies between what honest layers of that kind show, fresh or train
 ones show; `benchmarks/model_inspection.py` measures both.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -29,7 +30,8 @@ ENOUGH: Final = 8  # rows, for what is said of many
 def before_convolutions(view: View) -> Iterator[Sign]:
     """Find dense layers on the raw image whose output goes on to layers that take images."""
     for gate in view.gates:
-        if gate.rows.total > 1 and any(c.takes_images for c in view.calls[gate.number :]):
+        later = any(call.takes_images for call in view.calls[gate.number :])
+        if later and gate.rows.total > 1 and _holds_images(view, gate.weights):
             yield Sign(
                 "dense layer before convolutions",
                 gate.weights,
@@ -37,6 +39,12 @@ def before_convolutions(view: View) -> Iterator[Sign]:
                 f"a dense layer of {gate.rows.total} rows sees the whole raw image before layers "
                 "that take images do, which no classifier needs and every imprint has",
             )
+
+
+def _holds_images(view: View, weights: Sequence[str]) -> bool:
+    """Return whether one of some weights has about a number a pixel, unlike one over patches."""
+    sizes = (max(view.model.get_parameter(name).shape) for name in weights)
+    return 2 * max(sizes) >= torch.Size(view.spec.shape).numel()
 
 
 def ladders(view: View) -> Iterator[Sign]:
@@ -122,7 +130,8 @@ def rare_gates(view: View) -> Iterator[Sign]:
             continue
         for seen, limit in zip(gate.seen, (RARE, RARE_PUBLIC), strict=False):
             share = (seen > 0).float().mean(0)
-            if share.median() <= limit and (share <= limit).float().mean() >= 0.75:
+            rare, alive = (share <= limit).float().mean(), (share > 0).float().mean()
+            if share.median() <= limit and rare >= 0.75 and alive >= 0.25:
                 yield Sign(
                     "rare gates",
                     gate.weights,

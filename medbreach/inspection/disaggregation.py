@@ -14,7 +14,7 @@ from medbreach.inspection.view import View
 RECORDS: Final = 4
 CLASSES: Final = 8
 OTHERS: Final = 7  # records of other classes in the batch that is thought of
-LIMIT: Final = 3.0
+LIMIT: Final = 20.0  # honest networks stay below 4, fishing ones are beyond 1000
 
 
 class Dominance(NamedTuple):

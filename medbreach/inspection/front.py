@@ -21,6 +21,11 @@ BUDGET: Final = 2**23  # numbers in one batch of images
 MOST_GATES: Final = 16
 MOST_ROWS: Final = 256
 MOST_RUNS: Final = 16  # of the network for the rows of one gate
+NEARLY: Final = 0.2
+"""Bend of a gate's input that counts as none: noise in a planted layer that also takes products of
+pixels makes 0.09, the first ReLU of an honest network 0.6 and more."""
+EXACTLY: Final = 1e-3
+"""The same for further gates: smooth gates of an honest network bend little."""
 SUPPORT: Final = 0.25  # share of the image that a unit sees if it sees the whole
 FINENESS: Final = 1 / 64  # numbers a pixel from which on what was seen would show the image
 
@@ -70,7 +75,8 @@ class Front:
         for number, call in enumerate(self.calls):
             if found == MOST_GATES or (found and call.takes_images):
                 return
-            weights = self._readers(number) if call.name in GATES and call.affine else ()
+            straight = call.bent <= (EXACTLY if found else NEARLY)
+            weights = self._readers(number) if call.name in GATES and straight else ()
             if weights:
                 found += 1
                 yield self._dense_gate(number, weights, images)

@@ -7,6 +7,7 @@ from medbreach.inspection.signs import Sign
 from medbreach.inspection.view import View
 
 FAINT: Final = 0.1  # norm of a row that is nothing beside the largest
+SAME: Final = 1e-3  # difference of rows that are the same; those of rare classes differ by more
 SHUT: Final = 15.0  # nats between biases: a probability of 3e-7
 FEATURES: Final = 8  # fewest of which one can stand out
 
@@ -16,12 +17,12 @@ def one_class_left(view: View) -> Iterator[Sign]:
     head = view.head()
     if head is None or view.classes < 2:
         return
-    weights = [head.weight]
+    weights = {FAINT: head.weight}
     if view.classes > 2:  # what all classes have in common makes no difference
-        weights.append(head.weight - head.weight.median(0).values)
-    for rows in weights:
+        weights[SAME] = head.weight - head.weight.median(0).values
+    for limit, rows in weights.items():
         norm = rows.norm(dim=1)
-        faint = int((norm < FAINT * norm.max()).sum())
+        faint = int((norm < limit * norm.max()).sum())
         if norm.max() > 0 and faint == len(norm) - 1:
             yield Sign(
                 "one class left",
@@ -52,17 +53,18 @@ def shut_classes(view: View) -> Iterator[Sign]:
 
 
 def one_feature_left(view: View) -> Iterator[Sign]:
-    """Find last layers that look at a single feature."""
+    """Find last layers in which a single feature of a single class counts."""
     head = view.head()
     if head is None or head.weight.shape[1] < FEATURES or not head.weight.any():
         return
-    energy = head.weight.square().sum(0)
+    energy = head.weight.square()
     share = float(energy.max() / energy.sum())
     if share > 0.9:
+        label, feature = divmod(int(energy.argmax()), energy.shape[1])
         yield Sign(
             "one feature left",
             (head.name,),
             "high",
-            f"feature {int(energy.argmax())} of {len(energy)} holds {share:.0%} of the last layer, "
-            "so that the one record on its far side leaves the gradient",
+            f"the weight of feature {feature} for class {label} holds {share:.0%} of the last "
+            "layer, so that the one record on its far side leaves the gradient",
         )

@@ -18,7 +18,7 @@ MOST: Final = 0.6  # of the convolutions; some initialisations make the last one
 def _first_kernels(view: View) -> tuple[str, Float[Tensor, "kernels weights"]] | None:
     """Return the kernels of the first convolution if it takes the raw image."""
     first = next((c for c in view.calls if c.name in CONVOLUTIONS), None)
-    if first is None or not first.affine or not first.weight:
+    if first is None or first.bent > 1e-3 or not first.weight:
         return None
     return first.weight, view.model.get_parameter(first.weight).detach().flatten(1)
 
@@ -54,7 +54,7 @@ def empty_kernels(view: View) -> Iterator[Sign]:
         return
     name, kernels = found
     norm = kernels.norm(dim=1)
-    empty = int((norm < 1e-3 * norm.max()).sum())
+    empty = int((norm <= 1e-8 * norm.max()).sum())
     if 2 * empty >= len(norm) > 1 and norm.max() > 0:
         yield Sign(
             "empty kernels",

@@ -3,6 +3,7 @@
 It is found by running the network, so it does not matter how the network is written.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 
@@ -25,9 +26,7 @@ GATES: Final = frozenset({
 RELUS: Final = frozenset({"relu", "relu_", "relu6", "clamp_min", "clamp_min_"})
 CONVOLUTIONS: Final = frozenset({"conv1d", "conv2d", "conv3d"})
 LAYERS: Final = CONVOLUTIONS | {"linear"}
-NEARLY: Final = 0.1
-"""Deviation from an affine function that counts as none: noise in a planted layer that also takes
-products of pixels makes 0.05, the first ReLU of an honest network 0.2 and more."""
+CORNERS: Final = 8
 
 
 class Call(NamedTuple):
@@ -37,14 +36,14 @@ class Call(NamedTuple):
         name: Name of the function.
         weight: Name of the parameter that is its weight; ``""`` if it has none.
         shape: Shape of its input.
-        affine: Whether its input is nearly an affine function of the image.
+        bent: How far its input is from an affine function of the image: 0 if it is one.
         positive: Share of its input that is positive.
     """
 
     name: str
     weight: str
     shape: tuple[int, ...]
-    affine: bool
+    bent: float
     positive: float
 
     @property
@@ -103,7 +102,7 @@ def calls(model: nn.Module, spec: ImageSpec, rng: torch.Generator) -> tuple[Call
     def look(_: int, name: str, seen: Tensor, weight: Any) -> None:
         positive = float((seen > 0).float().mean())
         of = names.get(id(weight), "") if name in LAYERS else ""
-        found.append(Call(name, of, tuple(seen.shape), _is_affine(seen), positive))
+        found.append(Call(name, of, tuple(seen.shape), _bent(seen), positive))
 
     with torch.no_grad():
         watch(model, _corners(spec, rng), look)
@@ -111,20 +110,32 @@ def calls(model: nn.Module, spec: ImageSpec, rng: torch.Generator) -> tuple[Call
 
 
 def _corners(spec: ImageSpec, rng: torch.Generator) -> Tensor:
-    """Return a black image, two others, and the sum of those."""
-    one, two = random_images(spec, 2, rng)
-    return torch.stack([torch.zeros(spec.shape), one, two, one + two])
+    """Return a black image, three others, the sum of each two of those, and a negative."""
+    one, two, three = random_images(spec, 3, rng)
+    black = torch.zeros(spec.shape)
+    return torch.stack([black, one, two, three, one + two, one + three, two + three, -one])
 
 
-def _is_affine(seen: Tensor) -> bool:
-    """Return whether what was seen of the corners is, up to a tenth, an affine function of them."""
-    if seen.numel() % 4:
-        return False
-    black, one, two, both = seen.detach().reshape(4, -1)
-    scale = float((one - black).norm() + (two - black).norm())
-    rounding = 1e-5 * float(seen.norm())
-    wrong = float((both - one - two + black).norm())
-    return scale > rounding and wrong <= NEARLY * scale + rounding
+def _bent(seen: Tensor) -> float:
+    """Return how far what was seen of the corners is from an affine function of them.
+
+    It is the norm of the deviations over that of the differences between images, of which each is
+    one for each image; infinite if the images make no difference.
+    """
+    if seen.numel() % CORNERS:
+        return math.inf
+    black, one, two, three, first, second, third, negative = seen.detach().reshape(CORNERS, -1)
+    differences = torch.stack([one - black, two - black, three - black])
+    scale, rounding = float(differences.norm()), 1e-5 * float(seen.norm())
+    if not scale > rounding:
+        return math.inf
+    wrong = torch.stack([
+        first - one - two + black,
+        second - one - three + black,
+        third - two - three + black,
+        negative + one - 2 * black,
+    ])  # fmt: skip
+    return max(0.0, float(wrong.norm()) - rounding) / scale
 
 
 def inputs_of(
