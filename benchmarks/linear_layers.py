@@ -41,7 +41,8 @@ CASES = {
     "brain_mr_3d": (["case.data.default_clients=1"], (4, 8, 16)),
 }
 HEAD = (
-    "images", "records", "decoys", "attack", "identified", ">= 60 dB", "false", "median dB", "seconds",  # noqa: E501
+    "images", "records", "decoys", "attack",
+    "identified", ">= 60 dB", "false", "median dB", "seconds",
 )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from medbreach.servers.honest_but_curious import HonestServer
 from medbreach.testing import tiny_exchange, tiny_sample
 
 
-def test_the_median_of_noisy_rounds_is_closer_than_most():
+def test_the_fit_to_all_noisy_rounds_is_closer_than_most():
     user = User(provide_labels=True, local_diff_privacy=LocalNoise(gradient_noise=1e-4))
     changes = {"model": MLP(width=32), "user": user, "server": HonestServer(num_queries=8)}
     exchange = tiny_exchange(**changes)
