@@ -1,9 +1,8 @@
-"""The bins of a planted layer, and the records that are peeled out of them."""
+"""The bins of a planted layer, and what is left in them."""
 
 import bisect
-import heapq
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -15,6 +14,7 @@ from medbreach.servers.peeling import PeelingBlock, energies
 from medbreach.types import ImageSpec
 
 SAME = 0.01  # deviation of the difference of two readings of one record, at most
+EDGE = 1e-4  # error of a measurement by rounding; those of public images vary by 1
 
 
 class Peeled(NamedTuple):
@@ -48,21 +48,24 @@ class BinTable:
         totals: Sum of ``delta`` over the records that are left in each bin.
         checks: Sum of ``delta`` times the records' energies.
         directions: Weights of each measurement.
-        ends: Lower end of each bin.
+        low: Lower end of each bin.
+        high: Upper end.
         groups: First bin of each measurement, and the end of the last.
         spec: What is known about the images.
         scale: Mean energy of an image, about.
         floor: The least ``delta`` that is told from rounding errors.
-        shelf: Room for the images that have been read: as many as there are bins, seldom more.
+        shelf: Room for the images that have been read: as many as there are bins.
         peeled: The records that have been read.
         members: For each bin, which of them lay in it.
+        moved: Which of them were moved, and to which bin.
     """
 
     gradient: Float[Tensor, "bins voxels_and_parts"]
     totals: Float[Tensor, " bins"]
     checks: Float[Tensor, "bins parts"]
     directions: Float[Tensor, "measurements voxels"]
-    ends: Float[Tensor, " bins"]
+    low: Float[Tensor, " bins"]
+    high: Float[Tensor, " bins"]
     groups: tuple[int, ...]
     spec: ImageSpec
     scale: float
@@ -70,6 +73,7 @@ class BinTable:
     shelf: Float[Tensor, "bins voxels"]
     peeled: list[Peeled] = field(default_factory=list)
     members: list[list[int]] = field(default_factory=list)
+    moved: set[tuple[int, int]] = field(default_factory=set)
 
     @classmethod
     def of(
@@ -92,13 +96,17 @@ class BinTable:
         groups = tuple(sum(block.groups[:j]) for j in range(len(block.groups) + 1))
         inner = [b for b in range(len(bias)) if b + 1 not in groups]
         after = [b + 1 for b in inner]
+        low = block.ends.double().cpu()
+        high = torch.full_like(low, math.inf)
+        high[inner] = low[after]
         totals, checks = bias.double().cpu(), weight[:, -block.parts :].double().cpu()
         return cls(
             gradient=weight,
             totals=totals.index_put((torch.tensor(inner),), -totals[after], accumulate=True),
             checks=checks.index_put((torch.tensor(inner),), -checks[after], accumulate=True),
             directions=block.directions,
-            ends=block.ends.double().cpu(),
+            low=low,
+            high=high,
             groups=groups,
             spec=spec,
             scale=scale,
@@ -110,145 +118,72 @@ class BinTable:
     @property
     def images(self) -> Float[Tensor, "peeled voxels"]:
         """The records that have been read, normalised."""
-        count = len(self.peeled)
-        if count <= len(self.shelf):
-            return self.shelf[:count]
-        return torch.stack([record.image for record in self.peeled])
+        return self.shelf[: len(self.peeled)]
 
-    def peel(self, tolerance: float) -> None:
-        """Read record after record, from bins of one and, where there is none, from differences.
+    @property
+    def full(self) -> bool:
+        """Whether as many records have been read as there are rows, which can tell no more."""
+        return len(self.peeled) >= len(self.totals)
 
-        Args:
-            tolerance: Doubt up to which a bin is taken to hold one record.
+    def take(self, record: Peeled, b: int) -> list[int]:
+        """Take a record that was read from a bin out of the bins that it lies in.
+
+        Returns:
+            The bins that change.
         """
-        self._peel_single(tolerance)
-        while self._peel_difference(tolerance):
-            self._peel_single(tolerance)
-
-    def _peel_single(self, tolerance: float) -> None:
-        """Read record after record, always from the bin that is least in doubt."""
-        current = {b: self.doubt(b) for b in range(len(self.totals))}
-        queue = [(doubt, b) for b, doubt in current.items() if doubt <= tolerance]
-        heapq.heapify(queue)
-        while queue:
-            doubt, b = heapq.heappop(queue)
-            if current[b] != doubt:
-                continue
-            record = Peeled(self.content(b) / self.totals[b], float(self.totals[b]))
-            for changed in self.subtract(record):
-                current[changed] = self.doubt(changed)
-                if current[changed] <= tolerance:
-                    heapq.heappush(queue, (current[changed], changed))
-
-    def _peel_difference(self, tolerance: float) -> bool:
-        """Read a record from a bin whose other records are just those of another measurement's bin.
-
-        The difference of the two bins then is one record. Which pairs it can be, totals, energies
-        and measurements tell without a look at the images.
-        """
-        bins = [b for b in range(len(self.totals)) if abs(self.totals[b]) > self.floor]
-        if not bins:
-            return False
-        measured = torch.stack([self.directions @ self.content(b) for b in bins]).double().cpu()
-        for one, other in self._differing_by_one(bins, measured):
-            total = float(self.totals[one] - self.totals[other])
-            image = (self.content(one) - self.content(other)) / total
-            told = (self.checks[one] - self.checks[other]) / total
-            if self._doubt_of(image, one, told) <= tolerance:
-                self.subtract(Peeled(image, total))
-                return True
-        return False
-
-    def _differing_by_one(
-        self, bins: Sequence[int], measured: Float[Tensor, "bins measurements"]
-    ) -> list[tuple[int, int]]:
-        """Return the pairs of bins whose difference could be one record of the first.
-
-        Args:
-            bins: Bins that are not empty.
-            measured: Measurements of their contents.
-        """
-        totals, checks = self.totals[bins], self.checks[bins]
-        group = torch.tensor([bisect.bisect(self.groups, b) - 1 for b in bins])
-        total = totals[:, None] - totals[None]
-        possible = (group[:, None] != group[None]) & (total.abs() > self.floor)
-        total = torch.where(possible, total, math.nan)
-        energy = (checks[:, None] - checks[None]) / total[..., None]
-        possible &= (energy > -SAME * self.scale).all(2)
-        place = (measured[:, None] - measured[None]) / total[..., None]
-        low, high = (limits[bins] for limits in self._limits())
-        in_one = place.gather(2, group[:, None, None].expand_as(total[..., None]))[..., 0]
-        in_other = place.gather(2, group[None, :, None].expand_as(total[..., None]))[..., 0]
-        possible &= (in_one >= low[:, None]) & (in_one < high[:, None])
-        possible &= (in_other < low[None]) | (in_other >= high[None])
-        return [(bins[a], bins[b]) for a, b in possible.nonzero().tolist()]
-
-    def _limits(self) -> tuple[Float[Tensor, " bins"], Float[Tensor, " bins"]]:
-        """Return between which measurements each bin lies."""
-        above = torch.cat([self.ends[1:], self.ends.new_tensor([math.inf])])
-        above[torch.tensor(self.groups[1:]) - 1] = math.inf
-        return self.ends, above
-
-    def peel_beside(self, known: Sequence[Float[Tensor, " voxels"]], tolerance: float) -> None:
-        """Read on with records that another round gave away.
-
-        A bin that holds one of them and one unknown record gives both away: with ``W``, ``B`` and
-        ``H`` the bin's sums of ``delta x``, ``delta`` and ``delta e(x)``, and ``x`` the known
-        record, ``delta (H + e(x) B - 2 <W, x>) = H B - e(W)`` for each part of the image.
-
-        Args:
-            known: Normalised images, flat.
-            tolerance: Doubt up to which what is left of a bin is taken to be one record.
-        """
-        waiting = [image for image in known if not self.holds(image)]
-        progress = True
-        while waiting and progress:
-            progress = any(self._resolve(image, waiting, tolerance) for image in waiting)
-            self.peel(tolerance)
-            waiting = [image for image in waiting if not self.holds(image)]
-
-    def _resolve(
-        self, image: Float[Tensor, " voxels"], waiting: Sequence[Tensor], tolerance: float
-    ) -> bool:
-        """Subtract a known record whose ``delta`` one of its bins gives away, if one does."""
-        others = [set(self.bins_of(w)) for w in waiting if w is not image]
-        for b in self.bins_of(image):
-            if abs(self.totals[b]) <= self.floor or any(b in bins for bins in others):
-                continue
-            delta = self._delta_beside_one(image, b)
-            if not abs(delta) > self.floor:
-                continue
-            left = float(self.totals[b]) - delta
-            rest = (self.content(b) - delta * image) / left
-            told = (self.checks[b] - delta * self._energy(image)) / left
-            if self._doubt_of(rest, b, told) <= tolerance:
-                self.subtract(Peeled(image, delta))
-                return True
-        return False
-
-    def _delta_beside_one(self, image: Float[Tensor, " voxels"], b: int) -> float:
-        """Return the ``delta`` of a known record if its bin holds one record besides."""
-        held, total = self.content(b), float(self.totals[b])
-        own, mixed = self._energy(image), self._energy(held)
-        both = (self._energy(held + image) - own - mixed) / 2
-        factor = self.checks[b] + own * total - 2 * both
-        wanted = self.checks[b] * total - mixed
-        square = float(factor.square().sum())
-        return float((factor * wanted).sum()) / square if square > 0 else math.nan
+        known = self._known(record, b)
+        return self.subtract(record) if known is None else self._move(known, b)
 
     def subtract(self, record: Peeled) -> list[int]:
-        """Take a record out of its bins; return which they are."""
-        bins, energy = list(self.bins_of(record.image)), self._energy(record.image)
-        place = len(self.peeled)
-        if place < len(self.shelf):
-            self.shelf[place] = record.image
-            record = record._replace(image=self.shelf[place])
-        self.peeled.append(record)
+        """Take a record that has not been read before out of its bins; return which they are."""
+        bins, place = list(self.bins_of(record.image)), len(self.peeled)
+        self.shelf[place] = record.image
+        self.peeled.append(record._replace(image=self.shelf[place]))
         for b in bins:
-            self.members[b].append(len(self.peeled) - 1)
-            self.totals[b] -= record.delta
-            self.checks[b] -= record.delta * energy
+            self._count(place, b, 1)
         return bins
+
+    def _known(self, record: Peeled, b: int) -> int | None:
+        """Return which record that has been read a bin is left with, or holds too little of."""
+        for i, (image, delta) in enumerate(self.peeled):
+            left = -delta if i in self.members[b] else delta
+            if abs(record.delta - left) <= SAME * abs(delta) and same(record.image, image):
+                return i
+        return None
+
+    def _move(self, i: int, b: int) -> list[int]:
+        """Move a record that was subtracted from the wrong one of two bins; return which they are.
+
+        By rounding, a measurement may fall on the other side of the end between two bins. One of
+        them then still holds the record, the other less than nothing of it.
+
+        Args:
+            i: The record.
+            b: One of the two bins.
+        """
+        if i in self.members[b]:
+            measured = self._measured(self.peeled[i].image, b)
+            wrong, right = b, b - 1 if measured - self.low[b] < self.high[b] - measured else b + 1
+        else:
+            beside = [c for c in (b - 1, b + 1) if c < len(self.members) and i in self.members[c]]
+            wrong, right = (beside or [b])[0], b
+        if wrong == right or (i, right) in self.moved:
+            return []
+        self.moved |= {(i, wrong), (i, right)}
+        self._count(i, wrong, -1)
+        self._count(i, right, 1)
+        return [wrong, right]
+
+    def _measured(self, image: Float[Tensor, " voxels"], b: int) -> float:
+        """Return what a bin sorts an image by."""
+        return float(self.directions[bisect.bisect(self.groups, b) - 1] @ image)
+
+    def _count(self, i: int, b: int, times: int) -> None:
+        """Subtract a record that has been read from one more bin, or add it again."""
+        record = self.peeled[i]
+        (self.members[b].append if times > 0 else self.members[b].remove)(i)
+        self.totals[b] -= times * record.delta
+        self.checks[b] -= times * record.delta * self.energy(record.image)
 
     def holds(self, image: Float[Tensor, " voxels"]) -> bool:
         """Return whether a record has been peeled."""
@@ -274,21 +209,32 @@ class BinTable:
         total = float(self.totals[b])
         if abs(total) <= self.floor:
             return math.inf
-        return self._doubt_of(self.content(b) / total, b, self.checks[b] / total)
+        return self.doubt_of(Peeled(self.content(b) / total, total), b, self.checks[b])
 
-    def _doubt_of(self, image: Float[Tensor, " voxels"], b: int, told: Tensor) -> float:
-        if not self.is_image(image) or b not in self.bins_of(image):
+    def doubt_of(self, record: Peeled, b: int, check: Float[Tensor, " parts"]) -> float:
+        """Return how far what was read of a bin is from being one record.
+
+        Args:
+            record: What was read.
+            b: The bin.
+            check: ``delta`` times the record's energies, as the update tells them.
+        """
+        image, delta = record
+        slack = EDGE + self.floor / abs(delta)
+        inside = self.low[b] - slack <= self._measured(image, b) <= self.high[b] + slack
+        if not inside or not self.is_image(image):
             return math.inf
-        return float((told - self._energy(image)).abs().max()) / self.scale
+        return float((check / delta - self.energy(image)).abs().max()) / self.scale
 
-    def _energy(self, image: Float[Tensor, " voxels"]) -> Float[Tensor, " parts"]:
+    def energy(self, image: Float[Tensor, " voxels"]) -> Float[Tensor, " parts"]:
+        """Return the energy of each part of an image."""
         return energies(image[None], self.checks.shape[1])[0].double().cpu()
 
     def bins_of(self, image: Float[Tensor, " voxels"]) -> Iterator[int]:
         """Yield the bin of each measurement that a normalised image falls into, if there is one."""
         measured = (self.directions @ image).double().cpu()
         for j, (start, stop) in enumerate(zip(self.groups[:-1], self.groups[1:], strict=True)):
-            b = int(torch.searchsorted(self.ends[start:stop], measured[j], right=True)) - 1
+            b = int(torch.searchsorted(self.low[start:stop], measured[j], right=True)) - 1
             if b >= 0:
                 yield start + b
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from medbreach.attacks.bin_table import BinTable, same
 from medbreach.attacks.influence import influence
+from medbreach.attacks.peeling_steps import peel, peel_beside
 from medbreach.components import Attack
 from medbreach.errors import NotApplicable
 from medbreach.servers.peeling import PeelingBlock, PeelingSecret, energies
@@ -112,13 +113,13 @@ def typical_energy(public: Float[Tensor, "public channels *space"], spec: ImageS
 def peel_all(tables: Sequence[BinTable], tolerance: float) -> None:
     """Peel every round, then each with what the others gave away, until nothing is added."""
     for table in tables:
-        table.peel(tolerance)
+        peel(table, tolerance)
     before = 0
     while len(tables) > 1 and before < (now := sum(len(table.peeled) for table in tables)):
         before = now
         for table in tables:
             known = [r.image for other in tables if other is not table for r in other.peeled]
-            table.peel_beside(known, tolerance)
+            peel_beside(table, known, tolerance)
 
 
 def each_once(

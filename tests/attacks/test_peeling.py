@@ -10,6 +10,7 @@ from medbreach import plugins
 from medbreach.attacks.bin_table import BinTable, Peeled
 from medbreach.attacks.influence import _by_reverse_mode, _outputs_and_slopes, influence
 from medbreach.attacks.peeling import Peeling, table_of
+from medbreach.attacks.peeling_steps import _peel_single, peel, peel_beside
 from medbreach.case import draw
 from medbreach.errors import NotApplicable
 from medbreach.federation import Federation
@@ -95,7 +96,7 @@ def test_a_record_alone_in_one_bin_frees_those_that_share_its_other_bins():
     assigned = [(0, 0), (1, 0), (1, 1), (2, 1)]
     images, deltas = records_in(assigned), [0.5, -0.2, 0.3, 1e-3]
     table = bins_by_hand(assigned, images, deltas)
-    table.peel(1e-6)
+    peel(table, 1e-6)
     read = torch.stack([r.image for r in table.peeled])
     order = [int((read - image).square().sum(1).argmin()) for image in images]
     torch.testing.assert_close(read[order], images)
@@ -108,18 +109,35 @@ def test_records_that_share_every_bin_are_not_claimed():
     assigned = [(0, 0), (1, 1), (1, 1)]
     images = records_in(assigned)
     table = bins_by_hand(assigned, images, [0.5, 0.2, 0.3])
-    table.peel(1e-3)
+    peel(table, 1e-3)
     assert len(table.peeled) == 1
     torch.testing.assert_close(table.peeled[0].image, images[0])
 
 
 def test_what_was_read_stays_as_it_is():
-    """The images lie side by side in memory, of which there is room for one a bin."""
-    images = torch.randn(8, 12, generator=torch.Generator().manual_seed(0)).double()
-    table = bins_by_hand([(1, 1)] * 8, images, [0.1] * 8)
+    """The images lie side by side in memory, of which there is room for one a row."""
+    images = torch.randn(6, 12, generator=torch.Generator().manual_seed(0)).double()
+    table = bins_by_hand([(1, 1)] * 6, images, [0.1] * 6)
     for image in images:
+        assert not table.full
         table.subtract(Peeled(image, 0.1))
+    assert table.full
     torch.testing.assert_close(table.images, images)
+
+
+@pytest.mark.parametrize("beyond", [-1e-6, 1e-6])
+def test_a_record_on_the_end_of_a_bin_is_moved_to_where_it_was(beyond):
+    """Rounding sorts it elsewhere than the client did; only with it moved is another one alone."""
+    other = 1 if beyond < 0 else 0
+    assigned = [(0, other), (1, other), (1, 2), (1, 2)]
+    images, deltas = records_in(assigned), [0.5, -0.2, 0.3, 0.4]
+    images[0, 1] = 0.5 + beyond  # the client counted it on the other side
+    table = bins_by_hand(assigned, images, deltas)
+    assert list(table.bins_of(images[0])) == [0, 4 - other]
+    peel(table, 1e-6)
+    torch.testing.assert_close(table.images, images[:2])
+    assert [record.delta for record in table.peeled] == pytest.approx(deltas[:2])
+    assert table.totals.tolist() == pytest.approx([0, 0.7, 0, 0, 0, 0.7])
 
 
 def test_the_doubt_of_a_mixture_is_the_spread_of_what_is_mixed():
@@ -140,9 +158,9 @@ def test_a_bin_that_holds_another_bins_records_and_one_more_gives_that_one_away(
     assigned = [(0, 0), (0, 0), (1, 0), (1, 1), (2, 1), (2, 2), (2, 2)]
     images, deltas = records_in(assigned), [0.5, 0.2, 0.3, -0.4, 0.1, 0.6, 0.7]
     table = bins_by_hand(assigned, images, deltas)
-    table._peel_single(1e-6)
+    _peel_single(table, range(len(table.totals)), 1e-6)
     assert not table.peeled
-    table.peel(1e-6)
+    peel(table, 1e-6)
     read = torch.stack([r.image for r in table.peeled])
     wanted = images[2:5]
     torch.testing.assert_close(read[read.sum(1).argsort()], wanted[wanted.sum(1).argsort()])
@@ -152,9 +170,9 @@ def test_a_bin_with_a_known_and_an_unknown_record_gives_both_away():
     assigned = [(1, 1), (1, 1), (2, 2), (2, 2)]
     images, deltas = records_in(assigned), [0.5, 0.2, 0.7, 0.1]
     table = bins_by_hand(assigned, images, deltas)
-    table.peel(1e-6)
+    peel(table, 1e-6)
     assert not table.peeled
-    table.peel_beside([images[0], images[3]], 1e-6)
+    peel_beside(table, [images[0], images[3]], 1e-6)
     found = {tuple(r.image.round(decimals=6).tolist()): r.delta for r in table.peeled}
     wanted = zip(images.round(decimals=6).tolist(), deltas, strict=True)
     assert found == {tuple(image): pytest.approx(delta) for image, delta in wanted}
@@ -164,7 +182,7 @@ def test_a_known_record_beside_two_unknown_ones_does_not_help():
     assigned = [(1, 1)] * 3
     images = records_in(assigned)
     table = bins_by_hand(assigned, images, [0.5, 0.2, 0.7])
-    table.peel_beside([images[0]], 1e-6)
+    peel_beside(table, [images[0]], 1e-6)
     assert not table.peeled
 
 

@@ -1,0 +1,150 @@
+"""Reading records one by one out of a planted layer's bins."""
+
+import bisect
+import heapq
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from medbreach.attacks.bin_table import SAME, BinTable, Peeled
+
+
+def peel(table: BinTable, tolerance: float) -> None:
+    """Read record after record, from bins of one and, where there is none, from differences.
+
+    Args:
+        table: What is left in the bins.
+        tolerance: Doubt up to which a bin is taken to hold one record.
+    """
+    changed: Iterable[int] = range(len(table.totals))
+    while changed:
+        _peel_single(table, changed, tolerance)
+        changed = _peel_difference(table, tolerance)
+
+
+def _peel_single(table: BinTable, bins: Iterable[int], tolerance: float) -> None:
+    """Read record after record, always from the bin that is least in doubt.
+
+    Args:
+        table: What is left in the bins.
+        bins: Those that may hold one record; others may once a record is taken from them.
+        tolerance: Doubt up to which a bin is taken to hold one record.
+    """
+    current = {b: table.doubt(b) for b in bins}
+    queue = [(doubt, b) for b, doubt in current.items() if doubt <= tolerance]
+    heapq.heapify(queue)
+    while queue and not table.full:
+        doubt, b = heapq.heappop(queue)
+        if current[b] != doubt:
+            continue
+        record = Peeled(table.content(b) / table.totals[b], float(table.totals[b]))
+        for changed in table.take(record, b):
+            current[changed] = table.doubt(changed)
+            if current[changed] <= tolerance:
+                heapq.heappush(queue, (current[changed], changed))
+
+
+def _peel_difference(table: BinTable, tolerance: float) -> list[int]:
+    """Read a record from a bin whose other records are just those of another measurement's bin.
+
+    The difference of the two bins then is one record. Which pairs it can be, totals, energies
+    and measurements tell without a look at the images.
+
+    Returns:
+        The bins that change; none if there is no such record.
+    """
+    bins = [b for b in range(len(table.totals)) if abs(table.totals[b]) > table.floor]
+    if not bins or table.full:
+        return []
+    measured = torch.stack([table.directions @ table.content(b) for b in bins]).double().cpu()
+    for one, other in _differing_by_one(table, bins, measured):
+        total = float(table.totals[one] - table.totals[other])
+        record = Peeled((table.content(one) - table.content(other)) / total, total)
+        if table.doubt_of(record, one, table.checks[one] - table.checks[other]) <= tolerance:
+            changed = table.take(record, one)
+            if changed:
+                return changed
+    return []
+
+
+def _differing_by_one(
+    table: BinTable, bins: Sequence[int], measured: Float[Tensor, "bins measurements"]
+) -> list[tuple[int, int]]:
+    """Return the pairs of bins whose difference could be one record of the first.
+
+    Args:
+        table: What is left in the bins.
+        bins: Bins that are not empty.
+        measured: Measurements of their contents.
+    """
+    totals, checks = table.totals[bins], table.checks[bins]
+    group = torch.tensor([bisect.bisect(table.groups, b) - 1 for b in bins])
+    total = totals[:, None] - totals[None]
+    possible = (group[:, None] != group[None]) & (total.abs() > table.floor)
+    total = torch.where(possible, total, math.nan)
+    energy = (checks[:, None] - checks[None]) / total[..., None]
+    possible &= (energy > -SAME * table.scale).all(2)
+    place = (measured[:, None] - measured[None]) / total[..., None]
+    low, high = table.low[bins], table.high[bins]
+    in_one = place.gather(2, group[:, None, None].expand_as(total[..., None]))[..., 0]
+    in_other = place.gather(2, group[None, :, None].expand_as(total[..., None]))[..., 0]
+    possible &= (in_one >= low[:, None]) & (in_one < high[:, None])
+    possible &= (in_other < low[None]) | (in_other >= high[None])
+    return [(bins[a], bins[b]) for a, b in possible.nonzero().tolist()]
+
+
+def peel_beside(
+    table: BinTable, known: Sequence[Float[Tensor, " voxels"]], tolerance: float
+) -> None:
+    """Read on with records that another round gave away.
+
+    A bin that holds one of them and one unknown record gives both away: with ``W``, ``B`` and
+    ``H`` the bin's sums of ``delta x``, ``delta`` and ``delta e(x)``, and ``x`` the known
+    record, ``delta (H + e(x) B - 2 <W, x>) = H B - e(W)`` for each part of the image.
+
+    Args:
+        table: What is left in the bins.
+        known: Normalised images, flat.
+        tolerance: Doubt up to which what is left of a bin is taken to be one record.
+    """
+    waiting = [image for image in known if not table.holds(image)]
+    progress = True
+    while waiting and progress and not table.full:
+        progress = any(_resolve(table, image, waiting, tolerance) for image in waiting)
+        peel(table, tolerance)
+        waiting = [image for image in waiting if not table.holds(image)]
+
+
+def _resolve(
+    table: BinTable, image: Float[Tensor, " voxels"], waiting: Sequence[Tensor], tolerance: float
+) -> bool:
+    """Subtract a known record whose ``delta`` one of its bins gives away, if one does."""
+    others = [set(table.bins_of(w)) for w in waiting if w is not image]
+    for b in table.bins_of(image):
+        if abs(table.totals[b]) <= table.floor or any(b in bins for bins in others):
+            continue
+        delta = _delta_beside_one(table, image, b)
+        if not abs(delta) > table.floor:
+            continue
+        left = float(table.totals[b]) - delta
+        if abs(left) <= table.floor:
+            continue
+        rest = Peeled((table.content(b) - delta * image) / left, left)
+        if table.doubt_of(rest, b, table.checks[b] - delta * table.energy(image)) <= tolerance:
+            table.subtract(Peeled(image, delta))
+            return True
+    return False
+
+
+def _delta_beside_one(table: BinTable, image: Float[Tensor, " voxels"], b: int) -> float:
+    """Return the ``delta`` of a known record if its bin holds one record besides."""
+    held, total = table.content(b), float(table.totals[b])
+    own, mixed = table.energy(image), table.energy(held)
+    both = (table.energy(held + image) - own - mixed) / 2
+    factor = table.checks[b] + own * total - 2 * both
+    wanted = table.checks[b] * total - mixed
+    square = float(factor.square().sum())
+    return float((factor * wanted).sum()) / square if square > 0 else math.nan
