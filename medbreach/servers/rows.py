@@ -155,14 +155,18 @@ def isolating(
     inside = fires[:, rounds]
     alone = (inside & (inside.sum(2, keepdim=True) == 1)).flatten(1)
     missing = torch.ones(alone.shape[1], dtype=torch.bool)
-    left, kept = list(range(len(fires))), []
+    most, kept = alone.sum(1), list[int]()  # what each may add: never less than what it does
     for _ in range(rows):
-        gains = (alone[left] & missing).sum(1)
-        best = left.pop(int(gains.argmax()))
+        best = int(most.argmax())
+        while (gain := int((alone[best] & missing).sum())) < most[best]:
+            most[best] = gain
+            best = int(most.argmax())
         kept.append(best)
         missing &= ~alone[best]
-        if not missing.any() or not int(gains.max()):
+        if not missing.any() or not gain:
             missing |= True  # every record is covered: cover them once more
+            most = alone.sum(1)
+        most[kept] = -1
     return kept
 
 
