@@ -52,13 +52,37 @@ def measured(device: torch.device) -> Iterator[Cost]:
         cost.seconds = time.monotonic() - start
 
 
-def available_memory() -> int | None:
-    """Return how many bytes of memory are free, caches counted in; None if it cannot be told."""
+def available_memory(device: torch.device | None = None) -> int | None:
+    """Return how many bytes of memory are free, caches counted in; None if it cannot be told.
+
+    Args:
+        device: Where; None for the machine itself, or the container that the process is in.
+    """
+    if device is not None and device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    told = [free for free in (_free_of_machine(), _free_of_container()) if free is not None]
+    return min(told, default=None)
+
+
+def _free_of_machine() -> int | None:
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/meminfo").read_text().splitlines()
         return int(next(line for line in lines if line.startswith("MemAvail")).split()[1]) * 1024
     with contextlib.suppress(OSError, ValueError):
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return None
+
+
+def _free_of_container(root: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Return what a control group's limit (version 2, or 1) leaves; None if there is no limit."""
+    for limit, used, cache in (
+        ("memory.max", "memory.current", "memory.stat"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
+    ):
+        with contextlib.suppress(OSError, ValueError):
+            most, held = int((root / limit).read_text()), int((root / used).read_text())
+            counts = dict(line.split() for line in (root / cache).read_text().splitlines())
+            return most - held + int(counts.get("inactive_file", 0))
     return None
 
 

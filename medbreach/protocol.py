@@ -93,6 +93,11 @@ class User:
             )
 
     @property
+    def secure(self) -> bool:
+        """Whether the server sees only the mean of the clients' updates."""
+        return self.user_type == "multiuser_aggregate" and self.aggregation != "plain"
+
+    @property
     def recipe(self) -> Recipe | None:
         """How each client trains; None for the gradient of one batch."""
         one_step = self.user_type == "multiuser_aggregate" and self._steps == 1

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from medbreach.case import Case, Sample
 from medbreach.components import ClientTask, Defense, LocalTraining, Planted, Server
 from medbreach.errors import ContractError
+from medbreach.measure import available_memory
 from medbreach.models.weights import load_weights
 from medbreach.protocol import User
 from medbreach.randomness import Seeds, lend_global
 from medbreach.servers.honest_but_curious import set_state
+from medbreach.servers.room import check_room
 from medbreach.training import LocalTrainer
 from medbreach.types import Batch, Exchange, ImageSpec, Round, Update
 
@@ -42,12 +44,14 @@ def play(
             case.server, copy.deepcopy(honest), sample.spec, public, seeds.stream(f"plant/{query}")
         )
         sent, secret = made
+        _check_room(case, sent, len(sample.clients), device)
         training = not case.server.provide_public_buffers
-        updates = []
+        updates, vetted = [], False
         for k in range(len(sample.clients)):
-            received = case.server.send(made, k)
-            if k == 0 or received is not sent:
+            received = _received(case.server, made, k)
+            if not (vetted and received is sent):
                 _vet(defenses, received, sample.spec)
+            vetted = vetted or received is sent
             updates.append(train(_task(case, sample, k, received, training, seeds, query, device)))
         for defense in defenses:
             updates = _aggregated(defense, updates, sent)
@@ -57,6 +61,48 @@ def play(
         Exchange(sample.spec, sample.classes, case.model.loss(), tuple(seen), public)
         for seen in zip(*rounds, strict=True)
     )
+
+
+def _check_room(case: Case, sent: nn.Module, clients: int, device: torch.device) -> None:
+    """Check that all rounds over a network fit into memory.
+
+    Each round keeps the network and the updates that are seen; while it is played there are all
+    clients' updates, a client's network and gradient, and the mean in double precision.
+
+    Raises:
+        NotApplicable: They do not.
+    """
+    seen = 1 if case.user.secure else clients
+    copies = case.server.num_queries * (1 + seen) + clients + 4
+    weights = sum(p.numel() for p in sent.parameters())
+    check_room(
+        f"the network that {case.server.name} sends",
+        weights * torch.finfo(case.dtype).bits // 8,
+        copies,
+        free=available_memory(device),
+        remedy="take a smaller network or planted layer, fewer clients, or fewer queries",
+    )
+
+
+def _received(server: Server, made: Planted, client: int) -> nn.Module:
+    """Return the network that a client receives.
+
+    Raises:
+        ContractError: It is none, or has other parameters or buffers than the planted one.
+    """
+    received: Any = server.send(made, client)
+    if not isinstance(received, nn.Module):
+        raise ContractError(f"{server.name} sent a {type(received).__name__}, no network")
+    shapes = [
+        {name: tensor.shape for name, tensor in network.state_dict().items()}
+        for network in (made.model, received)
+    ]
+    if shapes[0] != shapes[1]:
+        raise ContractError(
+            f"{server.name} sent client {client} other parameters or buffers than it planted; only "
+            "their values may differ"
+        )
+    return received
 
 
 def _vet(defenses: Sequence[Defense], received: nn.Module, spec: ImageSpec) -> None:
@@ -102,9 +148,9 @@ def trainer(case: Case, defenses: Sequence[Defense]) -> LocalTraining:
 
 def visible(updates: Sequence[Update], user: User) -> list[Update]:
     """Return what the server sees of the clients' updates: each one, or their exact mean."""
-    if user.user_type != "multiuser_aggregate" or user.aggregation == "plain":
-        return [_reveal(update, user) for update in updates]
-    return [_reveal(mean_update(updates), user)]
+    if user.secure:
+        return [_reveal(mean_update(updates), user)]
+    return [_reveal(update, user) for update in updates]
 
 
 def mean_update(updates: Sequence[Update]) -> Update:

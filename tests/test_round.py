@@ -1,5 +1,6 @@
 """A round of the protocol: what clients compute, what the server sees, and what stays untouched."""
 
+import copy
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -8,9 +9,9 @@ import torch
 from torch import nn
 
 from medbreach.case import Case, draw
-from medbreach.components import Defense, Model
+from medbreach.components import Defense, Model, Planted, Server
 from medbreach.datasets.dermoscopy import Dermoscopy
-from medbreach.errors import ConfigError, ContractError, Refused
+from medbreach.errors import ConfigError, ContractError, NotApplicable, Refused
 from medbreach.models.small_cnn import SmallCNN
 from medbreach.protocol import LocalNoise, User
 from medbreach.randomness import Seeds
@@ -19,6 +20,7 @@ from medbreach.servers.honest_but_curious import HonestServer
 from medbreach.types import Change
 
 CPU = torch.device("cpu")
+AGGREGATE = {"user_type": "multiuser_aggregate", "user_range": (0, 2)}
 CASE = Case("round", Dermoscopy(), SmallCNN(width=4))
 
 
@@ -129,7 +131,7 @@ def test_a_secure_aggregate_is_the_exact_mean_and_nothing_else(sampled):
 
 
 def test_plain_aggregation_shows_each_update(sampled):
-    user = {"user_type": "multiuser_aggregate", "user_range": (0, 2), "aggregation": "plain"}
+    user = {**AGGREGATE, "aggregation": "plain"}
     case = case_for(user=user)
     sample = sampled(case)
     seen = play(case, sample, (), Seeds(0), CPU)
@@ -315,6 +317,68 @@ def test_a_defense_may_refuse_what_the_server_sent(sampled):
     case = case_for()
     with pytest.raises(Refused, match="too many parameters"):
         play(case, sampled(case), [Suspicious()], Seeds(0), CPU)
+
+
+@dataclass(frozen=True)
+class TwoFaced(Server):
+    """A server that sends the first client a clean network and all others another."""
+
+    name: ClassVar[str] = "two_faced"
+    source: ClassVar[str] = "ours"
+
+    def plant(self, model, spec, public, rng):
+        for p in model.parameters():
+            p.data.zero_()
+        return Planted(model)
+
+    def send(self, planted, client):
+        if client:
+            return planted.model
+        clean = copy.deepcopy(planted.model)
+        for p in clean.parameters():
+            p.data.fill_(1.0)
+        return clean
+
+
+def test_each_network_that_a_client_receives_is_vetted(sampled):
+    class Wary(Halving):
+        name: ClassVar[str] = "wary"
+
+        def vet(self, model, spec):
+            if not any(p.any() for p in model.parameters()):
+                raise Refused("it is empty")
+
+    case = case_for(user=AGGREGATE, server=TwoFaced())
+    with pytest.raises(Refused, match="it is empty"):
+        play(case, sampled(case), [Wary()], Seeds(0), CPU)
+
+
+@pytest.mark.parametrize(
+    ("sent", "message"),
+    [
+        (nn.Linear(3, 2), "sent client 1 other parameters or buffers than it planted"),
+        ({"0.weight": torch.zeros(1)}, "sent a dict, no network"),
+    ],
+)
+def test_a_server_that_sends_a_client_something_else(sent, message, sampled):
+    class Careless(TwoFaced):
+        name: ClassVar[str] = "careless"
+
+        def send(self, planted, client):
+            return sent if client == 1 else planted.model
+
+    case = case_for(user=AGGREGATE, server=Careless())
+    with pytest.raises(ContractError, match=message):
+        play(case, sampled(case), [], Seeds(0), CPU)
+
+
+def test_rounds_that_do_not_fit_into_memory_are_refused(sampled, monkeypatch):
+    case = case_for()
+    monkeypatch.setattr("medbreach.round.available_memory", lambda device: 1000)
+    with pytest.raises(
+        NotApplicable, match=r"the network that honest_but_curious sends has 0\.0 GiB"
+    ):
+        play(case, sampled(case), [], Seeds(0), CPU)
 
 
 def test_what_a_defense_does_while_it_vets_stays_with_the_client(sampled):

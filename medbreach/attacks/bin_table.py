@@ -23,10 +23,12 @@ class Peeled(NamedTuple):
     Attributes:
         image: Its normalised voxels, flat.
         delta: The gradient that it caused at the layer's output, as the update counts it.
+        doubt: How far what it was read from was from being one record.
     """
 
     image: Float[Tensor, " voxels"]
     delta: float
+    doubt: float = 0.0
 
 
 def same(image: Float[Tensor, " voxels"], other: Float[Tensor, " voxels"]) -> bool:
@@ -56,8 +58,8 @@ class BinTable:
         floor: The least ``delta`` that is told from rounding errors.
         shelf: Room for the images that have been read: as many as there are bins.
         peeled: The records that have been read.
-        members: For each bin, which of them lay in it.
-        moved: Which of them were moved, and to which bin.
+        members: For each bin, which of them were subtracted from it, with which ``delta``.
+        moved: Which of them were moved across the lower end of which bin.
     """
 
     gradient: Float[Tensor, "bins voxels_and_parts"]
@@ -72,7 +74,7 @@ class BinTable:
     floor: float
     shelf: Float[Tensor, "bins voxels"]
     peeled: list[Peeled] = field(default_factory=list)
-    members: list[list[int]] = field(default_factory=list)
+    members: list[dict[int, float]] = field(default_factory=list)
     moved: set[tuple[int, int]] = field(default_factory=set)
 
     @classmethod
@@ -112,7 +114,7 @@ class BinTable:
             scale=scale,
             floor=16 * torch.finfo(bias.dtype).eps * float(bias.abs().max()),
             shelf=weight.new_empty(len(bias), block.directions.shape[1]),
-            members=[[] for _ in range(len(bias))],
+            members=[{} for _ in range(len(bias))],
         )
 
     @property
@@ -128,11 +130,26 @@ class BinTable:
     def take(self, record: Peeled, b: int) -> list[int]:
         """Take a record that was read from a bin out of the bins that it lies in.
 
+        If it is one that has been read before, it is what its other bins told wrong of this one: by
+        rounding, a measurement may fall on the other side of the end between two bins, one of which
+        then still holds the record, the other less than nothing of it; and where clients train for
+        several steps, a record may pass a row in some of them only. Then this bin is corrected.
+
         Returns:
             The bins that change.
         """
-        known = self._known(record, b)
-        return self.subtract(record) if known is None else self._move(known, b)
+        i = self.known(record.image, b)
+        if i is None:
+            return self.subtract(record)
+        self._count(i, b, record.delta)
+        measured = self._measured(self.peeled[i].image, b)
+        beside = b - 1 if measured - self.low[b] < self.high[b] - measured else b + 1
+        whole = abs(abs(record.delta) - abs(self.peeled[i].delta)) <= SAME * abs(record.delta)
+        if not whole or (i, max(b, beside)) in self.moved:
+            return [b]
+        self.moved.add((i, max(b, beside)))
+        self._count(i, beside, -record.delta)
+        return [b, beside]
 
     def subtract(self, record: Peeled) -> list[int]:
         """Take a record that has not been read before out of its bins; return which they are."""
@@ -140,50 +157,23 @@ class BinTable:
         self.shelf[place] = record.image
         self.peeled.append(record._replace(image=self.shelf[place]))
         for b in bins:
-            self._count(place, b, 1)
+            self._count(place, b, record.delta)
         return bins
 
-    def _known(self, record: Peeled, b: int) -> int | None:
-        """Return which record that has been read a bin is left with, or holds too little of."""
-        for i, (image, delta) in enumerate(self.peeled):
-            left = -delta if i in self.members[b] else delta
-            if abs(record.delta - left) <= SAME * abs(delta) and same(record.image, image):
-                return i
-        return None
-
-    def _move(self, i: int, b: int) -> list[int]:
-        """Move a record that was subtracted from the wrong one of two bins; return which they are.
-
-        By rounding, a measurement may fall on the other side of the end between two bins. One of
-        them then still holds the record, the other less than nothing of it.
-
-        Args:
-            i: The record.
-            b: One of the two bins.
-        """
-        if i in self.members[b]:
-            measured = self._measured(self.peeled[i].image, b)
-            wrong, right = b, b - 1 if measured - self.low[b] < self.high[b] - measured else b + 1
-        else:
-            beside = [c for c in (b - 1, b + 1) if c < len(self.members) and i in self.members[c]]
-            wrong, right = (beside or [b])[0], b
-        if wrong == right or (i, right) in self.moved:
-            return []
-        self.moved |= {(i, wrong), (i, right)}
-        self._count(i, wrong, -1)
-        self._count(i, right, 1)
-        return [wrong, right]
+    def known(self, image: Float[Tensor, " voxels"], b: int) -> int | None:
+        """Return which record that was subtracted from a bin, or one beside it, an image shows."""
+        near = {i for held in self.members[max(0, b - 1) : b + 2] for i in held}
+        return next((i for i in near if same(image, self.peeled[i].image)), None)
 
     def _measured(self, image: Float[Tensor, " voxels"], b: int) -> float:
         """Return what a bin sorts an image by."""
         return float(self.directions[bisect.bisect(self.groups, b) - 1] @ image)
 
-    def _count(self, i: int, b: int, times: int) -> None:
-        """Subtract a record that has been read from one more bin, or add it again."""
-        record = self.peeled[i]
-        (self.members[b].append if times > 0 else self.members[b].remove)(i)
-        self.totals[b] -= times * record.delta
-        self.checks[b] -= times * record.delta * self.energy(record.image)
+    def _count(self, i: int, b: int, delta: float) -> None:
+        """Subtract a record that has been read from a bin, as often as ``delta`` says."""
+        self.members[b][i] = self.members[b].get(i, 0.0) + delta
+        self.totals[b] -= delta
+        self.checks[b] -= delta * self.energy(self.peeled[i].image)
 
     def holds(self, image: Float[Tensor, " voxels"]) -> bool:
         """Return whether a record has been peeled."""
@@ -195,8 +185,8 @@ class BinTable:
         held = self.gradient[b, :voxels]
         if b + 1 not in self.groups:
             held = held - self.gradient[b + 1, :voxels]
-        for i in self.members[b]:
-            held = held - self.peeled[i].delta * self.peeled[i].image
+        for i, delta in self.members[b].items():
+            held = held - delta * self.peeled[i].image
         return held
 
     def doubt(self, b: int) -> float:
@@ -219,7 +209,7 @@ class BinTable:
             b: The bin.
             check: ``delta`` times the record's energies, as the update tells them.
         """
-        image, delta = record
+        image, delta = record.image, record.delta
         slack = EDGE + self.floor / abs(delta)
         inside = self.low[b] - slack <= self._measured(image, b) <= self.high[b] + slack
         if not inside or not self.is_image(image):

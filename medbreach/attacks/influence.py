@@ -114,8 +114,19 @@ class _FixedWeights(TorchFunctionMode):
         return forward.make_dual(outputs, carried)  # type: ignore[no-untyped-call]
 
 
+def _has_slope(value: object) -> bool:
+    if not isinstance(value, Tensor):
+        return False
+    return forward.unpack_dual(value).tangent is not None  # type: ignore[no-untyped-call]
+
+
 def _is_fixed(function: Callable[..., Any], args: Sequence[Any], named: Mapping[str, Any]) -> bool:
-    """Return whether a layer is a convolution, or normalises by running statistics."""
+    """Return whether a layer is a convolution, or normalises by running statistics.
+
+    One whose weights depend on the image is neither.
+    """
+    if any(_has_slope(value) for value in (*args[1:], *named.values())):
+        return False
     if function in CONVOLUTIONS:
         return len(args) >= 3
     normalises = function is nn.functional.batch_norm and len(args) == 3

@@ -14,16 +14,20 @@ from medbreach.attacks.peeling_steps import peel, peel_beside
 from medbreach.components import Attack
 from medbreach.errors import NotApplicable
 from medbreach.servers.peeling import PeelingBlock, PeelingSecret, energies
-from medbreach.types import UNKNOWN, Change, Exchange, ImageSpec, Reconstruction, Round
+from medbreach.types import UNKNOWN, Change, Exchange, ImageSpec, Reconstruction, Round, Update
 
 if TYPE_CHECKING:
     from medbreach.case import Case
 
 AGREE: Final = 0.02  # of the gradient that an image should have caused: rounding in float32
 
-BY_CHECKSUM: Final = 0.9  # confidence in a claim whose class could not be told
+BY_LOOSE_CHECKSUM: Final = 0.5  # confidence in a claim that noise leaves in some doubt
+BY_CHECKSUM: Final = 0.9  # in one whose class could not be told
 BY_SIMULATION: Final = 1.0  # in one that causes, with a class, the very gradient that was seen
 UNCHECKED: Final = 0.0
+
+LOOSEST: Final = 0.1  # tolerance, at most: mixtures of like images differ by little more
+LOOSER: Final = 3.0
 
 TYPICAL: Final = 8  # public images that the energy of a typical one is taken from
 
@@ -35,12 +39,14 @@ class Peeling(Attack):
     Whether a bin holds one record shows a checksum in the update itself, so neither the number of
     records nor their labels, nor how clients train, need be known. Several rounds over the same
     records add up. Labels come from simulating the client on each claim; where the clients'
-    networks run in training mode, or train for several steps, they are left open. If nothing passes
-    the checksum, as under noise, every bin's quotient is claimed, with confidence 0.
+    networks run in training mode, or train for several steps or in a way that is withheld, they are
+    left open. Under noise the checksum is taken less exactly, with confidence 0.5. If nothing
+    passes it, every bin's quotient is claimed, with confidence 0.
 
     Attributes:
         tolerance: Doubt up to which a bin is taken to hold one record: the difference of its energy
-            to the one that the update tells, relative to that of public images.
+            to the one that the update tells, relative to that of public images. Under noise it is
+            raised, to 0.1 at most.
         labels: Tell each record's class. It takes about as long as the client's own training.
     """
 
@@ -66,20 +72,26 @@ class Peeling(Attack):
         """
         del rng
         tables = [table_of(exchange, seen) for seen in exchange.rounds]
-        peel_all(tables, self.tolerance)
+        if all(_is_gradient(seen.update) for seen in exchange.rounds):
+            peel_under_noise(tables, self.tolerance)
+        else:
+            peel_all(tables, self.tolerance)
         told = [
             labels_of(table, exchange, seen) if self.labels else unlabelled(table)
             for table, seen in zip(tables, exchange.rounds, strict=True)
         ]
         if not any(table.peeled for table in tables):
             return unchecked(tables[0], exchange)
-        images, labels = tables[0].images, told[0]
+        images, labels, doubts = tables[0].images, told[0], [r.doubt for r in tables[0].peeled]
         if len(tables) > 1:
-            images, labels = each_once(tables, told)
+            images, labels, doubts = each_once(tables, told)
+        checked = torch.where(
+            torch.tensor(doubts) <= self.tolerance, BY_CHECKSUM, BY_LOOSE_CHECKSUM
+        )
         return Reconstruction(
             shown(images, exchange.spec),
             labels if bool((labels != UNKNOWN).any()) else None,
-            torch.where(labels == UNKNOWN, BY_CHECKSUM, BY_SIMULATION),
+            torch.where(labels == UNKNOWN, checked, BY_SIMULATION),
         )
 
 
@@ -110,6 +122,19 @@ def typical_energy(public: Float[Tensor, "public channels *space"], spec: ImageS
     return sum(energy) / len(energy) if energy else 1.0
 
 
+def peel_under_noise(tables: Sequence[BinTable], tolerance: float) -> None:
+    """Peel every round, with ever more tolerance as long as that adds records.
+
+    Without noise nothing lies between records and mixtures; with it, doubts are of all sizes. Where
+    clients train for several steps they are too, but because records drift between bins.
+    """
+    read, before = 0, -1
+    while tolerance <= LOOSEST and (read == 0 or read > before):
+        peel_all(tables, tolerance)
+        read, before = sum(len(table.peeled) for table in tables), read
+        tolerance *= LOOSER
+
+
 def peel_all(tables: Sequence[BinTable], tolerance: float) -> None:
     """Peel every round, then each with what the others gave away, until nothing is added."""
     for table in tables:
@@ -124,19 +149,21 @@ def peel_all(tables: Sequence[BinTable], tolerance: float) -> None:
 
 def each_once(
     tables: Sequence[BinTable], told: Sequence[Int[Tensor, " _peeled"]]
-) -> tuple[Float[Tensor, "records voxels"], Int[Tensor, " records"]]:
-    """Return records and labels of all rounds without those that an earlier one gave away too."""
+) -> tuple[Float[Tensor, "records voxels"], Int[Tensor, " records"], list[float]]:
+    """Return records, labels and doubts of all rounds without what an earlier one gave away too."""
     kept: list[Tensor] = []
     labels: list[int] = []
+    doubts: list[float] = []
     for table, own in zip(tables, told, strict=True):
         for record, label in zip(table.peeled, own.tolist(), strict=True):
             place = next((k for k, other in enumerate(kept) if same(record.image, other)), None)
             if place is None:
                 kept.append(record.image)
                 labels.append(label)
+                doubts.append(record.doubt)
             elif labels[place] == UNKNOWN:
                 labels[place] = label
-    return torch.stack(kept), torch.tensor(labels)
+    return torch.stack(kept), torch.tensor(labels), doubts
 
 
 def labels_of(table: BinTable, exchange: Exchange, seen: Round) -> Int[Tensor, " peeled"]:
@@ -146,8 +173,7 @@ def labels_of(table: BinTable, exchange: Exchange, seen: Round) -> Int[Tensor, "
     records agree on. They do not where a client's network runs in training mode or trains for
     several steps, or where clients have different numbers of records.
     """
-    steps = seen.update.recipe.steps if seen.update.recipe else 1
-    if seen.training or steps > 1 or not table.peeled:
+    if seen.training or not table.peeled or not _is_gradient(seen.update):
         return unlabelled(table)
     block = seen.model.get_submodule(seen.secret.block)
     assert isinstance(block, PeelingBlock)
@@ -159,8 +185,14 @@ def labels_of(table: BinTable, exchange: Exchange, seen: Round) -> Int[Tensor, "
     sign = -1 if seen.update.kind is Change.DIFFERENCE else 1
     deltas = sign * torch.tensor([r.delta for r in table.peeled]).to(caused)
     factors = deltas[:, None] / caused
-    off = (factors / _common(factors, seen) - 1).abs().cpu()
-    return torch.where(off.min(1).values <= AGREE, off.argmin(1), UNKNOWN)
+    agreeing = (factors / _common(factors, seen.update) - 1).abs().cpu() <= AGREE
+    return torch.where(agreeing.sum(1) == 1, agreeing.int().argmax(1), UNKNOWN)
+
+
+def _is_gradient(update: Update) -> bool:
+    """Return whether an update is a gradient, or the change of weights by a single one."""
+    one_step = update.recipe is not None and update.recipe.steps == 1
+    return update.kind is Change.GRADIENT or one_step
 
 
 def unlabelled(table: BinTable) -> Int[Tensor, " peeled"]:
@@ -168,16 +200,19 @@ def unlabelled(table: BinTable) -> Int[Tensor, " peeled"]:
     return torch.full((len(table.peeled),), UNKNOWN)
 
 
-def _common(factors: Float[Tensor, "claims classes"], seen: Round) -> float:
-    """Return the factor that the most records agree on, with one class or another."""
-    candidates = factors[factors.isfinite() & (factors > 0)].flatten()
-    if seen.update.count is not None and seen.update.kind is Change.GRADIENT:
-        candidates = torch.cat([candidates.new_tensor([1 / seen.update.count]), candidates])
-    elif len(factors) < 2:
-        return float("nan")
-    agreeing = [int(((factors / c - 1).abs() <= AGREE).any(1).sum()) for c in candidates]
-    best = max(range(len(agreeing)), key=agreeing.__getitem__, default=None)
-    return float("nan") if best is None else float(candidates[best])
+def _common(factors: Float[Tensor, "claims classes"], update: Update) -> float:
+    """Return the factor that more than half of the records agree on; NaN if there is none.
+
+    Where it is not told, two records at least have to agree: one alone agrees with any.
+    """
+    told = [1 / update.count] if update.count and update.kind is Change.GRADIENT else []
+    guesses = factors[factors.isfinite() & (factors > 0)].flatten().tolist()
+    for needed, candidates in ((1, told), (2, guesses)):
+        agreeing = [int(((factors / c - 1).abs() <= AGREE).any(1).sum()) for c in candidates]
+        most = max(agreeing, default=0)
+        if most >= needed and 2 * most > len(factors):
+            return float(candidates[agreeing.index(most)])
+    return float("nan")
 
 
 def unchecked(table: BinTable, exchange: Exchange) -> Reconstruction:

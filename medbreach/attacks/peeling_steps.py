@@ -3,7 +3,8 @@
 import bisect
 import heapq
 import math
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from jaxtyping import Float
@@ -40,7 +41,7 @@ def _peel_single(table: BinTable, bins: Iterable[int], tolerance: float) -> None
         doubt, b = heapq.heappop(queue)
         if current[b] != doubt:
             continue
-        record = Peeled(table.content(b) / table.totals[b], float(table.totals[b]))
+        record = Peeled(table.content(b) / table.totals[b], float(table.totals[b]), doubt)
         for changed in table.take(record, b):
             current[changed] = table.doubt(changed)
             if current[changed] <= tolerance:
@@ -63,17 +64,19 @@ def _peel_difference(table: BinTable, tolerance: float) -> list[int]:
     for one, other in _differing_by_one(table, bins, measured):
         total = float(table.totals[one] - table.totals[other])
         record = Peeled((table.content(one) - table.content(other)) / total, total)
-        if table.doubt_of(record, one, table.checks[one] - table.checks[other]) <= tolerance:
-            changed = table.take(record, one)
-            if changed:
-                return changed
+        told = table.checks[one] - table.checks[other]
+        if (
+            table.doubt_of(record, one, told) <= tolerance
+            and table.known(record.image, one) is None
+        ):
+            return table.subtract(record)
     return []
 
 
 def _differing_by_one(
     table: BinTable, bins: Sequence[int], measured: Float[Tensor, "bins measurements"]
-) -> list[tuple[int, int]]:
-    """Return the pairs of bins whose difference could be one record of the first.
+) -> Iterator[tuple[int, int]]:
+    """Yield the pairs of bins whose difference could be one record of the first.
 
     Args:
         table: What is left in the bins.
@@ -81,19 +84,19 @@ def _differing_by_one(
         measured: Measurements of their contents.
     """
     totals, checks = table.totals[bins], table.checks[bins]
-    group = torch.tensor([bisect.bisect(table.groups, b) - 1 for b in bins])
-    total = totals[:, None] - totals[None]
-    possible = (group[:, None] != group[None]) & (total.abs() > table.floor)
-    total = torch.where(possible, total, math.nan)
-    energy = (checks[:, None] - checks[None]) / total[..., None]
-    possible &= (energy > -SAME * table.scale).all(2)
-    place = (measured[:, None] - measured[None]) / total[..., None]
     low, high = table.low[bins], table.high[bins]
-    in_one = place.gather(2, group[:, None, None].expand_as(total[..., None]))[..., 0]
-    in_other = place.gather(2, group[None, :, None].expand_as(total[..., None]))[..., 0]
-    possible &= (in_one >= low[:, None]) & (in_one < high[:, None])
-    possible &= (in_other < low[None]) | (in_other >= high[None])
-    return [(bins[a], bins[b]) for a, b in possible.nonzero().tolist()]
+    group = torch.tensor([bisect.bisect(table.groups, b) - 1 for b in bins])
+    others = torch.arange(len(bins))
+    for k, one in enumerate(bins):
+        total = totals[k] - totals
+        place = (measured[k] - measured) / total[:, None]
+        in_one, in_other = place[:, group[k]], place[others, group]
+        possible = (group != group[k]) & (total.abs() > table.floor)
+        possible &= (in_one >= low[k]) & (in_one < high[k])
+        possible &= (in_other < low) | (in_other >= high)
+        possible &= ((checks[k] - checks) / total[:, None] > -SAME * table.scale).all(1)
+        for other in possible.nonzero()[:, 0].tolist():
+            yield one, bins[other]
 
 
 def peel_beside(
@@ -113,18 +116,25 @@ def peel_beside(
     waiting = [image for image in known if not table.holds(image)]
     progress = True
     while waiting and progress and not table.full:
-        progress = any(_resolve(table, image, waiting, tolerance) for image in waiting)
+        holders = Counter(b for image in waiting for b in table.bins_of(image))
+        progress = any(_resolve(table, image, holders, tolerance) for image in waiting)
         peel(table, tolerance)
         waiting = [image for image in waiting if not table.holds(image)]
 
 
 def _resolve(
-    table: BinTable, image: Float[Tensor, " voxels"], waiting: Sequence[Tensor], tolerance: float
+    table: BinTable, image: Float[Tensor, " voxels"], holders: Counter[int], tolerance: float
 ) -> bool:
-    """Subtract a known record whose ``delta`` one of its bins gives away, if one does."""
-    others = [set(table.bins_of(w)) for w in waiting if w is not image]
+    """Subtract a known record whose ``delta`` one of its bins gives away, if one does.
+
+    Args:
+        table: What is left in the bins.
+        image: The record.
+        holders: How many known records that wait for this lie in each bin.
+        tolerance: Doubt up to which what is left of a bin is taken to be one record.
+    """
     for b in table.bins_of(image):
-        if abs(table.totals[b]) <= table.floor or any(b in bins for bins in others):
+        if abs(table.totals[b]) <= table.floor or holders[b] > 1:
             continue
         delta = _delta_beside_one(table, image, b)
         if not abs(delta) > table.floor:
@@ -133,8 +143,9 @@ def _resolve(
         if abs(left) <= table.floor:
             continue
         rest = Peeled((table.content(b) - delta * image) / left, left)
-        if table.doubt_of(rest, b, table.checks[b] - delta * table.energy(image)) <= tolerance:
-            table.subtract(Peeled(image, delta))
+        doubt = table.doubt_of(rest, b, table.checks[b] - delta * table.energy(image))
+        if doubt <= tolerance:
+            table.subtract(Peeled(image, delta, doubt))
             return True
     return False
 

@@ -15,7 +15,7 @@ from medbreach.servers.breachings_blocks import breachings_block
 from medbreach.servers.loki import LokiSecret, loki_block, open_for_client
 from medbreach.servers.modification import Modification
 from medbreach.servers.peeling import peeling_block
-from medbreach.servers.room import check_room
+from medbreach.servers.room import WIDTH, check_room
 from medbreach.servers.rows import quantile_biases, trap_weights
 from medbreach.types import ImageSpec
 
@@ -86,7 +86,7 @@ class MaliciousModelServer(Server):
         if chosen.type != "LOKI":
             what = f"{chosen.type} with {chosen.num_bins} rows"
             dense = 2 if chosen.connection == "linear" else 1
-            check_room(what, dense * chosen.num_bins * math.prod(spec.shape))
+            check_room(what, WIDTH * dense * chosen.num_bins * math.prod(spec.shape))
         block, make_secret = BUILDERS[chosen.type](chosen, spec, public, rng)
         if chosen.position is None:
             model = nn.Sequential(block, model)

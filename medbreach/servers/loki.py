@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from medbreach.components import Planted
 from medbreach.servers.modification import Modification
 from medbreach.servers.quantiles import check_public, quantiles
-from medbreach.servers.room import check_room
+from medbreach.servers.room import WIDTH, check_room
 from medbreach.types import ImageSpec
 
 CONVOLVE: Final = {2: nn.functional.conv2d, 3: nn.functional.conv3d}
@@ -129,7 +129,8 @@ def loki_block(
     rows, sets = modification.num_bins, modification.num_clients
     check_public(public)
     columns = math.prod(spec.shape) + EXTRA
-    check_room(f"LOKI with {rows} rows for {sets} clients", rows * sets * columns, copies=sets + 4)
+    size = WIDTH * rows * sets * columns
+    check_room(f"LOKI with {rows} rows for {sets} clients", size, copies=sets + 4)
     images = spec.normalise(public).flatten(1)
     constant = max(float(images.square().sum(1).mean().sqrt()), 1e-6)
     block = LokiBlock(spec, rows, sets, modification.scaling, modification.gain, constant)

@@ -24,6 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from medbreach.errors import NotApplicable
 from medbreach.servers.modification import Modification
 from medbreach.servers.quantiles import check_public, quantiles
 from medbreach.types import ImageSpec
@@ -33,6 +34,8 @@ AT_ONCE: Final = 16  # public images at a time
 
 LEAST_PUBLIC: Final = 8
 """Public images that several uncorrelated measurements are fitted to, at least (ours)."""
+LEAST_SPREAD: Final = 1e-3
+"""Of a measurement's deviation, the part that earlier ones do not explain, at least (ours)."""
 
 
 class PeelingSecret(NamedTuple):
@@ -110,7 +113,7 @@ def peeling_block(
     Raises:
         NotApplicable: There are too few public images to estimate a distribution from.
     """
-    check_public(public, LEAST_PUBLIC)
+    check_public(public, max(LEAST_PUBLIC, chosen.measurements + 2))
     share, more = divmod(chosen.num_bins, chosen.measurements)
     groups = tuple(share + (j < more) for j in range(chosen.measurements))
     block = PeelingBlock(spec.shape, groups, min(chosen.parts, math.prod(spec.shape)))
@@ -137,6 +140,9 @@ def _draw_directions(
 
     Returns:
         The measurements of the public images.
+
+    Raises:
+        NotApplicable: The public images differ too little for so many measurements.
     """
     for row in directions:
         row.copy_(torch.randn(len(row), generator=rng))
@@ -149,7 +155,13 @@ def _draw_directions(
             shares = torch.linalg.lstsq(centred[:, :j], centred[:, j, None]).solution[:, 0]
             row -= directions[:j].T @ shares.to(row)
             measured[:, j] -= measured[:, :j] @ shares
-        spread = measured[:, j].std().clamp_min(1e-6)
+        spread = measured[:, j].std()
+        if not spread > LEAST_SPREAD * centred[:, j].std():
+            raise NotApplicable(
+                f"{len(public)} public images differ too little for {len(directions)} measurements "
+                "of the planted rows: give more images, or lower "
+                "case.server.model_modification.measurements"
+            )
         row /= spread
         measured[:, j] /= spread
     return measured

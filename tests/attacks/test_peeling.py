@@ -9,7 +9,7 @@ from torch import nn
 from medbreach import plugins
 from medbreach.attacks.bin_table import BinTable, Peeled
 from medbreach.attacks.influence import _by_reverse_mode, _outputs_and_slopes, influence
-from medbreach.attacks.peeling import Peeling, table_of
+from medbreach.attacks.peeling import Peeling, peel_all, table_of
 from medbreach.attacks.peeling_steps import _peel_single, peel, peel_beside
 from medbreach.case import draw
 from medbreach.errors import NotApplicable
@@ -20,9 +20,9 @@ from medbreach.randomness import Seeds
 from medbreach.round import play
 from medbreach.servers.imprint import MaliciousModelServer
 from medbreach.servers.modification import Modification
-from medbreach.servers.peeling import PeelingBlock, energies
+from medbreach.servers.peeling import PeelingBlock, energies, peeling_block
 from medbreach.testing.examples import CPU, tiny_case, tiny_collection
-from medbreach.types import ImageSpec
+from medbreach.types import UNKNOWN, ImageSpec
 
 FORMS = {"2D RGB": ((16, 16), 3), "2D grey": ((16, 16), 1), "3D": ((8, 16, 16), 1)}
 each_form = pytest.mark.parametrize(("space", "channels"), FORMS.values(), ids=FORMS)
@@ -229,15 +229,29 @@ SETTINGS = {
     "weights after several steps": {
         "user_type": "local_update", "num_local_epochs": 2, "num_data_per_local_update_step": 4,
     },
+    "weights after several large steps": {
+        "user_type": "local_update", "num_local_epochs": 2, "num_data_per_local_update_step": 4,
+        "local_learning_rate": 0.01, "space": (64, 64), "channels": 3,
+    },
+    "clipping, count withheld": {
+        "local_diff_privacy": LocalNoise(per_example_clipping=0.05),
+        "provide_num_data_points": False,
+    },
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("user", SETTINGS.values(), ids=SETTINGS)
 def test_what_the_client_withholds_and_how_it_trains_does_not_matter(user):
     sample, seen = played(**{"records": 12, **user})
-    read, false = shown(Peeling()(seen, torch.Generator()), sample)
+    found = Peeling()(seen, torch.Generator())
+    read, false = shown(found, sample)
     assert read.all()
     assert false == 0
+    assert len(found.images) == 12  # each is claimed once
+    if found.labels is not None:
+        apart = (found.images[:, None] - sample.truth.images[None]).flatten(2).square().mean(2)
+        told = found.labels != UNKNOWN
+        assert torch.equal(found.labels[told], sample.truth.labels[apart.argmin(1)][told])
 
 
 def test_in_training_mode_records_come_out_and_labels_do_not():
@@ -269,6 +283,20 @@ def test_rounds_add_up():
     assert together > 0.9 * 3 * 14
 
 
+def test_under_little_noise_records_come_out_in_some_doubt():
+    noise = LocalNoise(gradient_noise=1e-7, distribution="gaussian")
+    sample, seen = played(plant=server(gain=1.0), local_diff_privacy=noise)
+    table = table_of(seen, seen.rounds[0])
+    peel_all([table], 0.003)
+    found = Peeling()(seen, torch.Generator())
+    apart = (found.images[:, None] - sample.truth.images[None]).flatten(2).square().mean(2).sqrt()
+    near = apart < 10 ** (-25 / 20) * sample.spec.range
+    assert len(table.peeled) < 4
+    assert near.any(0).sum() >= 8
+    assert near.any(1).float().mean() > 0.8
+    assert found.confidence.min() == 0.5
+
+
 def test_under_noise_bins_are_claimed_without_confidence():
     noise = LocalNoise(gradient_noise=0.01, distribution="gaussian")
     _, seen = played(local_diff_privacy=noise)
@@ -293,6 +321,19 @@ def test_an_update_that_is_not_finite(value):
     broken = replace(seen.rounds[0], update=replace(seen.update, change=change))
     with pytest.raises(NotApplicable, match=r"weight is not finite: the client's training div"):
         Peeling()(replace(seen, rounds=(broken,)), torch.Generator())
+
+
+@pytest.mark.parametrize(
+    ("measurements", "public", "message"),
+    [
+        (10, torch.rand(11, 1, 8, 8), "11 are fewer than the 12 that it takes"),
+        (3, torch.rand(1, 1, 8, 8).expand(9, -1, -1, -1), "differ too little for 3 measurements"),
+    ],
+)
+def test_public_images_that_do_not_carry_the_measurements(measurements, public, message):
+    chosen = Modification(type="PeelingBlock", num_bins=24, measurements=measurements)
+    with pytest.raises(NotApplicable, match=message):
+        peeling_block(chosen, ImageSpec(1, (8, 8)), public, torch.Generator().manual_seed(0))
 
 
 def test_reading_needs_the_planted_layer():
