@@ -11,13 +11,11 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
-import pydicom
 import pytest
 import torch
 from PIL import Image
-from pydicom.data import get_testdata_file
-from pydicom.uid import generate_uid
 from running import run_program
+from scans import write_series
 
 from medbreach.models.mlp import MLP
 from medbreach.record import RunRecord
@@ -265,19 +263,6 @@ def series(tmp_path):
     return write_series(tmp_path / "dicom")
 
 
-def write_series(folder, name="CompressedSamples^CT1", start=0):
-    folder.mkdir(exist_ok=True)
-    file = pydicom.dcmread(get_testdata_file("CT_small.dcm"))
-    pixels, file.SeriesInstanceUID = file.pixel_array, generate_uid()
-    file.PatientName = name
-    for number in range(12):
-        file.SOPInstanceUID = file.file_meta.MediaStorageSOPInstanceUID = generate_uid()
-        file.ImagePositionPatient = [-158.1, -179.0, -75.7 + 2.5 * number]
-        file.PixelData = np.roll(pixels, 3 * number, axis=0).tobytes()
-        file.save_as(folder / f"{start + number:02d}.dcm")
-    return folder
-
-
 def of_series(folder, *arguments):
     return (
         "case=brain_mr_3d", "case/data=dicom_series", f"case.data.path={folder}",
@@ -298,7 +283,7 @@ def test_truncated_dicom(tmp_path, series):
 
 
 def test_two_series_in_one_folder(tmp_path, series):
-    write_series(series, start=20)
+    write_series(series, names="second-{}.dcm")
     assert refusal(tmp_path, *of_series(series)) == (
         "dicom holds 2 series: put each into a folder of its own"
     )

@@ -13,13 +13,11 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
-import pydicom
 import pytest
 import torch
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
-from pydicom.data import get_testdata_file
-from pydicom.uid import generate_uid
 from running import run_program
+from scans import write_series
 from scipy import ndimage
 
 import medbreach
@@ -350,18 +348,7 @@ WORDS = ("canary", "19700102")
 @pytest.fixture
 def canaries(tmp_path):
     """A folder with a CT series of a patient whose name must not be seen."""
-    folder = tmp_path / "series"
-    folder.mkdir()
-    file = pydicom.dcmread(get_testdata_file("CT_small.dcm"))
-    pixels, file.SeriesInstanceUID = file.pixel_array, generate_uid()
-    for keyword, value in CANARIES.items():
-        setattr(file, keyword, value)
-    for number in range(12):
-        file.SOPInstanceUID = file.file_meta.MediaStorageSOPInstanceUID = generate_uid()
-        file.ImagePositionPatient = [-158.1, -179.0, -75.7 + 2.5 * number]
-        file.PixelData = np.roll(pixels, 3 * number, axis=0).tobytes()
-        file.save_as(folder / f"{number:02d}.dcm")
-    return folder
+    return write_series(tmp_path / "series", **CANARIES)
 
 
 def texts_in(folder):

@@ -4,10 +4,9 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
-import pydicom
 import pytest
 from PIL import Image
-from pydicom.data import get_testdata_file
+from scans import write_series
 
 from medbreach import plugins
 from medbreach.testing import check, check_declaration, tiny_collection
@@ -38,14 +37,7 @@ def nifti_folder(folder):
 
 
 def dicom_series(folder):
-    file = pydicom.dcmread(get_testdata_file("CT_small.dcm"))
-    x, y, z = map(float, file.ImagePositionPatient)
-    for k in range(4):
-        file.SOPInstanceUID = file.file_meta.MediaStorageSOPInstanceUID = (
-            f"{file.StudyInstanceUID}.{k}"
-        )
-        file.ImagePositionPatient = [x, y, z + 5 * k]
-        file.save_as(folder / f"{k}.dcm")
+    write_series(folder, count=4, step=(0.0, 0.0, 5.0))
     return {"path": str(folder), "form": "blocks", "space": [4, 32, 32], "tissue": 0.0}
 
 

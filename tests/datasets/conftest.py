@@ -4,10 +4,8 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
-import pydicom
 import pytest
-from pydicom.data import get_testdata_file
-from pydicom.uid import generate_uid
+import scans
 
 NIBABEL = Path(nibabel.__file__).parent / "tests" / "data"
 
@@ -28,24 +26,10 @@ def slices(head):
 
 @pytest.fixture
 def write_series():
-    """Return a function that turns pydicom's CT slice into a series of shifted copies."""
+    """Return a function that writes a short series in no order that its files' names tell."""
 
-    def write(folder, count=6, step=(0.0, 0.0, 2.5), shuffled=True, rows=128, **attributes):
-        folder.mkdir(parents=True)
-        file = pydicom.dcmread(get_testdata_file("CT_small.dcm"))
-        first = np.array(file.ImagePositionPatient, dtype=float)
-        stored = file.pixel_array[:rows]
-        file.Rows = rows
-        uid = generate_uid()
-        names = np.random.default_rng(0).permutation(count) if shuffled else range(count)
-        for k, name in enumerate(names):
-            file.SOPInstanceUID = file.file_meta.MediaStorageSOPInstanceUID = generate_uid()
-            file.SeriesInstanceUID = uid
-            file.ImagePositionPatient = [f"{v:.4f}" for v in first + k * np.array(step)]
-            file.PixelData = np.roll(stored, 3 * k, axis=0).tobytes()
-            for attribute, value in attributes.items():
-                setattr(file, attribute, value)
-            file.save_as(folder / f"{name}")
-        return folder
+    def write(folder, count=6, shuffled=True, **settings):
+        order = np.random.default_rng(0).permutation(count) if shuffled else range(count)
+        return scans.write_series(folder, count, names=order, **settings)
 
     return write

@@ -3,11 +3,8 @@
 import gzip
 import zipfile
 
-import numpy as np
-import pydicom
 import pytest
-from pydicom.data import get_testdata_file
-from pydicom.uid import generate_uid
+from scans import write_series
 
 from medbreach.report import render, write_reports
 
@@ -25,19 +22,7 @@ PRIVATE = {
 
 @pytest.fixture
 def series(tmp_path):
-    folder = tmp_path / "series"
-    folder.mkdir()
-    file = pydicom.dcmread(get_testdata_file("CT_small.dcm"))
-    for name, value in PRIVATE.items():
-        setattr(file, name, value)
-    uid, stored = generate_uid(), file.pixel_array
-    file.SeriesInstanceUID = uid
-    for k in range(8):
-        file.SOPInstanceUID = file.file_meta.MediaStorageSOPInstanceUID = generate_uid()
-        file.ImagePositionPatient = [0.0, 0.0, 2.5 * k]
-        file.PixelData = np.roll(stored, 3 * k, axis=0).tobytes()
-        file.save_as(folder / f"{k}")
-    return folder
+    return write_series(tmp_path / "series", count=8, **PRIVATE)
 
 
 def test_no_patient_field_gets_out(run_audit, series, tmp_path):
