@@ -35,7 +35,7 @@ def reproduce_command(
     same command is given again.
     """
     from medbreach.devices import pick_device
-    from medbreach.reproductions.dkfz import Setting
+    from medbreach.reproductions.dkfz_setting import Setting
     from medbreach.reproductions.run import reproduce
 
     setting = Setting(name, None if data is None else str(data), seeds, quick)

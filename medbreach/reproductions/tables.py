@@ -8,7 +8,8 @@ from typing import Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from medbreach.reproductions.dkfz import Row, Setting
+from medbreach.reproductions.dkfz_setting import Setting
+from medbreach.reproductions.line import Line
 from medbreach.statistics import wilson
 
 COLUMNS: Final = (
@@ -33,25 +34,25 @@ REMARKS: Final = (
 )
 
 
-def cells(row: Row) -> list[str]:
-    """Return a row as words."""
-    head = [row.form, str(row.clients), row.method, row.published or "-"]
-    if not row.records:
-        return [*head, row.note or "no result", *[""] * (len(COLUMNS) - 5)]
-    in_a_round = row.each * row.clients
-    planted = row.bins * (row.clients if row.method == "LOKI" else 1)
+def cells(line: Line) -> list[str]:
+    """Return a line as words."""
+    head = [line.form, str(line.clients), line.method, line.published or "-"]
+    if not line.records:
+        return [*head, line.note or "no result", *[""] * (len(COLUMNS) - 5)]
+    in_a_round = line.each * line.clients
+    planted = line.rows * (line.clients if line.method == "LOKI" else 1)
     return [
         *head,
-        _share(row.rule, row.records),
-        _share(row.rule_black, row.records),
-        _share(row.rule_mean, row.records),
-        _interval(row.identified, row.records),
-        f"{100 / (row.decoys + 1):.1f} %",
-        _interval(row.shown, row.records),
-        f"{row.false} of {row.claims}",
+        _share(line.rule, line.records),
+        _share(line.rule_black, line.records),
+        _share(line.rule_mean, line.records),
+        _interval(line.identified, line.records),
+        f"{100 / (line.decoys + 1):.1f} %",
+        _interval(line.shown, line.records),
+        f"{line.false} of {line.claims}",
         f"{in_a_round / planted:.2f}",
-        f"{row.seconds:.2f}",
-        f"{row.peak_memory_mb:.0f}",
+        f"{line.seconds:.2f}",
+        f"{line.peak_memory_mb:.0f}",
     ]
 
 
@@ -64,26 +65,27 @@ def _interval(count: int, total: int) -> str:
     return f"{100 * count / total:.0f} % ({100 * rate.low:.0f} to {100 * rate.high:.0f})"
 
 
-def as_text(setting: Setting, rows: Sequence[Row]) -> str:
+def as_text(setting: Setting, lines: Sequence[Line]) -> str:
     """Return the table and its remarks as text."""
-    table = [list(COLUMNS), *map(cells, rows)]
-    widths = [max(len(line[k]) for line in table if len(line[-1])) for k in range(len(COLUMNS))]
-    lines = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in table]
+    table = [list(COLUMNS), *map(cells, lines)]
+    widths = [max(len(words[k]) for words in table if words[-1]) for k in range(len(COLUMNS))]
+    shown = ["  ".join(c.ljust(w) for c, w in zip(words, widths, strict=True)) for words in table]
     return (
-        "\n".join([heading(setting, rows), "", *map(str.rstrip, lines), "", *remarks(rows)]) + "\n"
+        "\n".join([heading(setting, lines), "", *map(str.rstrip, shown), "", *remarks(lines)])
+        + "\n"
     )
 
 
-def as_csv(rows: Sequence[Row]) -> str:
+def as_csv(lines: Sequence[Line]) -> str:
     """Return the table as CSV."""
     stream = io.StringIO()
     writer = csv.writer(stream)
     writer.writerow(COLUMNS)
-    writer.writerows(map(cells, rows))
+    writer.writerows(map(cells, lines))
     return stream.getvalue()
 
 
-def as_html(setting: Setting, rows: Sequence[Row]) -> str:
+def as_html(setting: Setting, lines: Sequence[Line]) -> str:
     """Return the table with pictures as a page that needs nothing from the network."""
     environment = Environment(
         loader=PackageLoader("medbreach", "reproductions"),
@@ -94,30 +96,30 @@ def as_html(setting: Setting, rows: Sequence[Row]) -> str:
     )
     return environment.get_template("table.html.j2").render(
         title=f"medbreach reproduce {setting.name}",
-        heading=heading(setting, rows),
+        heading=heading(setting, lines),
         style=(resources.files("medbreach.report") / "report.css").read_text(),
         columns=COLUMNS,
-        rows=[(row, cells(row)) for row in rows],
-        remarks=remarks(rows),
+        lines=[(line, cells(line)) for line in lines],
+        remarks=remarks(lines),
     )
 
 
-def heading(setting: Setting, rows: Sequence[Row]) -> str:
+def heading(setting: Setting, lines: Sequence[Line]) -> str:
     """Return what was done, in a sentence."""
     images = setting.folder or "packaged images"
     each = ", ".join(
-        f"{clients} x {n}" for clients, n in sorted({(r.clients, r.each) for r in rows})
+        f"{clients} x {n}" for clients, n in sorted({(r.clients, r.each) for r in lines})
     )
     return (
-        f"{setting.name} on {images}: clients x records {each}, {setting.bins} rows, "
+        f"{setting.name} on {images}: clients x records {each}, {setting.rows} rows, "
         f"{setting.seeds} seeds{', quick' if setting.quick else ''}"
     )
 
 
-def remarks(rows: Sequence[Row]) -> list[str]:
+def remarks(lines: Sequence[Line]) -> list[str]:
     """Return what a reader has to know, a paragraph each."""
     strange = [
-        f"{r.form}, {r.clients} clients, {r.method}: {r.controls}." for r in rows if r.controls
+        f"{r.form}, {r.clients} clients, {r.method}: {r.controls}." for r in lines if r.controls
     ]
     return [
         *REMARKS,

@@ -12,8 +12,10 @@ from running import run_program
 from medbreach.errors import DataError, RecordError
 from medbreach.recovery import psnr_table, recovery
 from medbreach.reproductions import dkfz
-from medbreach.reproductions.dkfz import Row, Setting, measure, records_each, rows_of
+from medbreach.reproductions.dkfz import lines_of, measure, records_each
 from medbreach.reproductions.dkfz_rule import rule_score
+from medbreach.reproductions.dkfz_setting import Setting
+from medbreach.reproductions.line import Line
 from medbreach.reproductions.run import reproduce
 from medbreach.reproductions.tables import COLUMNS, as_csv, as_html, as_text
 from medbreach.testing.examples import CPU, tiny_collection
@@ -78,7 +80,7 @@ def short(monkeypatch):
     kept = {name: dkfz.METHODS[name] for name in ("fork", "peeling")}
     monkeypatch.setattr(dkfz, "METHODS", kept)
     monkeypatch.setattr(Setting, "clients", (2,))
-    monkeypatch.setattr(Setting, "bins", 24)
+    monkeypatch.setattr(Setting, "rows", 24)
     images = ("case=dermoscopy_2d", "case.model=small_cnn")
     monkeypatch.setattr(Setting, "forms", {"images": images})
     monkeypatch.setattr(dkfz, "RECORDS", 5)
@@ -86,7 +88,7 @@ def short(monkeypatch):
 
 
 def test_peeling_beats_the_fork_and_the_table_says_so(short):
-    fork, peeling = measure(short, rows_of(short), CPU)
+    fork, peeling = measure(short, lines_of(short), CPU)
     assert fork.records == peeling.records == 10
     assert peeling.shown >= 9
     assert peeling.false == 0
@@ -108,9 +110,9 @@ def test_a_run_goes_on_where_it_was_cut_off(short, tmp_path):
     told = []
     first = reproduce(short, tmp_path / "run", CPU, told.append)
     assert len(told) == 2
-    file = tmp_path / "run" / "rows.json"
+    file = tmp_path / "run" / "lines.json"
     kept = json.loads(file.read_text())
-    kept["rows"] = kept["rows"][:1]
+    kept["lines"] = kept["lines"][:1]
     file.write_text(json.dumps(kept))
     again = reproduce(short, tmp_path / "run", CPU, told.append)
     assert len(told) == 3
@@ -120,7 +122,7 @@ def test_a_run_goes_on_where_it_was_cut_off(short, tmp_path):
         line.split("  ")[:columns] for line in again.splitlines()[:2]
     ]
     assert {p.name for p in (tmp_path / "run").iterdir()} == {
-        "rows.json", "table.txt", "table.csv", "table.html",
+        "lines.json", "table.txt", "table.csv", "table.html",
     }  # fmt: skip
 
 
@@ -131,22 +133,22 @@ def test_a_folder_with_something_else(short, tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {"thesis.txt"}
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"rows": [{"form": 1}], "setting": {}}'])
+@pytest.mark.parametrize("content", ["", "[]", '{"lines": [{"form": 1}], "setting": {}}'])
 def test_damaged_rows(short, tmp_path, content):
-    (tmp_path / "rows.json").write_text(content)
+    (tmp_path / "lines.json").write_text(content)
     with pytest.raises(RecordError, match="is damaged"):
         reproduce(short, tmp_path, CPU, print)
 
 
-def test_rows_of_another_setting(short, tmp_path):
-    row = {"setting": {"name": "dkfz_3d"}, "rows": []}
-    (tmp_path / "rows.json").write_text(json.dumps(row))
-    with pytest.raises(RecordError, match="rows of another setting"):
+def test_lines_of_another_setting(short, tmp_path):
+    row = {"setting": {"name": "dkfz_3d"}, "lines": []}
+    (tmp_path / "lines.json").write_text(json.dumps(row))
+    with pytest.raises(RecordError, match="results of another setting"):
         reproduce(short, tmp_path, CPU, print)
 
 
 def test_a_row_without_a_result_says_why():
-    row = Row("volumes", "peeling", 12, note="clients refuse", controls="blind: leak")
+    row = Line("volumes", "peeling", 12, note="clients refuse", controls="blind: leak")
     text = as_text(Setting("dkfz_3d"), [row])
     assert "clients refuse" in text
     assert "not as they should be: volumes, 12 clients, peeling: blind: leak." in text
@@ -154,7 +156,7 @@ def test_a_row_without_a_result_says_why():
 
 def test_every_row_of_both_settings_is_listed():
     for name, forms in (("dkfz_2d", ["images"]), ("dkfz_3d", ["slices", "volumes"])):
-        rows = rows_of(Setting(name))
+        rows = lines_of(Setting(name))
         assert list(dict.fromkeys(row.form for row in rows)) == forms
         assert len(rows) == len(forms) * 2 * len(dkfz.METHODS)
         assert all(row.published == "" for row in rows if row.method != "fork")

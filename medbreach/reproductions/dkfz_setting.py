@@ -1,0 +1,71 @@
+"""What the DKFZ setting is reproduced on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from medbreach.datasets.totalsegmentator import CHEST_CT, missing
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What to reproduce, and on what.
+
+    Attributes:
+        name: ``dkfz_2d`` or ``dkfz_3d``.
+        folder: The user's images; None for packaged ones.
+        seeds: Number of seeds.
+        quick: Six clients only, and small images and networks.
+    """
+
+    name: str
+    folder: str | None = None
+    seeds: int = 3
+    quick: bool = False
+
+    @property
+    def clients(self) -> tuple[int, ...]:
+        """Numbers of clients."""
+        return (6,) if self.quick else (6, 12)
+
+    @property
+    def rows(self) -> int:
+        """Number of rows, as in the notebooks."""
+        return 128 if self.name == "dkfz_2d" else 500
+
+    @property
+    def forms(self) -> Mapping[str, tuple[str, ...]]:
+        """The images in each form that they are tried in: settings of a case by the form's name."""
+        if self.name == "dkfz_2d":
+            return {"images": self._pictures()}
+        return {"slices": self._volumes(flat=True), "volumes": self._volumes(flat=False)}
+
+    def _pictures(self) -> tuple[str, ...]:
+        network = "case.model=torchvision_resnet18"
+        if self.folder is None:
+            return ("case=dermoscopy_2d", network)
+        side = 64 if self.quick else 224
+        return (
+            "case=brain_tumor_2d", f"case.data.path={self.folder}",
+            f"case.data.size=[{side},{side}]", network,
+        )  # fmt: skip
+
+    def _volumes(self, *, flat: bool) -> tuple[str, ...]:
+        network = f"case.model={'torchvision_resnet18' if flat else 'monai_resnet10'}"
+        if self.folder is not None:
+            slices, volumes = ("64,64", "16,32,32") if self.quick else ("224,224", "32,64,64")
+            return (
+                "case=brain_mr_3d", "case/data=nifti_folder", f"case.data.path={self.folder}",
+                f"case.data.form={'slices' if flat else 'volumes'}",
+                f"case.data.space=[{slices if flat else volumes}]", network, *self._mosmed(),
+            )  # fmt: skip
+        if not missing(CHEST_CT, "chest_ct") and not self.quick:
+            space = "[32,32]" if flat else "[16,32,32]"
+            return "case=chest_ct_3d", f"case.data.space={space}", network
+        return "case=brain_mr_3d", f"case.data.space={'[16,16]' if flat else '[8,16,16]'}", network
+
+    def _mosmed(self) -> tuple[str, ...]:
+        assert self.folder is not None
+        root = Path(self.folder)
+        has_classes = any((root / part / "CT-0").is_dir() for part in ("", "studies"))
+        return ("case.data.preset=MosMedData",) if has_classes else ()
