@@ -20,7 +20,10 @@ PUBLISHED = ("dkfz_2d", "dkfz_3d")
     "[packaged or fetched ones]",
 )
 @click.option(
-    "--out", type=click.Path(path_type=Path), metavar="DIR", help="Where to write.  [runs/NAME]"
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where to write.  [runs/NAME, with the folder's name, -quick and the seeds added]",
 )
 @click.option("--quick", is_flag=True, help="Six clients and small images: minutes on two cores.")
 @click.option("--seeds", type=click.IntRange(1, 100), default=3, show_default=True)
@@ -39,7 +42,7 @@ def reproduce_command(
     from medbreach.reproductions.run import reproduce
 
     setting = Setting(name, None if data is None else str(data), seeds, quick)
-    folder = out or Path("runs") / name
+    folder = out or Path("runs") / setting.title
     where = pick_device("auto" if device is None else device)
 
     def tell(words: str) -> None:

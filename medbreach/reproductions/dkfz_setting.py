@@ -3,8 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from medbreach.datasets.totalsegmentator import CHEST_CT, missing
+from medbreach.text import file_name
+
+SEEDS: Final = 3
 
 
 @dataclass(frozen=True)
@@ -15,13 +19,25 @@ class Setting:
         name: ``dkfz_2d`` or ``dkfz_3d``.
         folder: The user's images; None for packaged ones.
         seeds: Number of seeds.
-        quick: Six clients only, and small images and networks.
+        quick: Six clients only, and small images; the networks are the same.
     """
 
     name: str
     folder: str | None = None
-    seeds: int = 3
+    seeds: int = SEEDS
     quick: bool = False
+
+    @property
+    def title(self) -> str:
+        """A name that tells it from other settings, fit for a folder."""
+        words = [self.name]
+        if self.folder is not None:
+            words.append(file_name(Path(self.folder).resolve().name) or "images")
+        if self.quick:
+            words.append("quick")
+        if self.seeds != SEEDS:
+            words.append(f"{self.seeds}_seeds")
+        return "-".join(words)
 
     @property
     def clients(self) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from running import run_program
 
 from medbreach.errors import DataError, RecordError
 from medbreach.recovery import psnr_table, recovery
-from medbreach.reproductions import dkfz
+from medbreach.reproductions import dkfz, run
 from medbreach.reproductions.dkfz import lines_of, measure, records_each
 from medbreach.reproductions.dkfz_rule import rule_score
 from medbreach.reproductions.dkfz_setting import Setting
@@ -161,6 +161,33 @@ def test_every_row_of_both_settings_is_listed():
         assert len(rows) == len(forms) * 2 * len(dkfz.METHODS)
         assert all(row.published == "" for row in rows if row.method != "fork")
     assert replace(Setting("dkfz_2d"), quick=True).clients == (6,)
+
+
+def test_every_setting_has_a_folder_of_its_own(tmp_path):
+    settings = [
+        Setting("dkfz_2d", folder, seeds, quick)
+        for folder in (None, str(tmp_path / "mr"), str(tmp_path / "of CT"), "/")
+        for seeds in (3, 5)
+        for quick in (False, True)
+    ]
+    titles = [setting.title for setting in settings]
+    assert len(set(titles)) == len(settings)
+    assert titles[:2] == ["dkfz_2d", "dkfz_2d-quick"]
+    assert Setting("dkfz_3d", str(tmp_path / "of CT")).title == "dkfz_3d-of_CT"
+
+
+def test_quick_and_then_a_folder_need_no_out(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    written = []
+
+    def note(setting, folder, *_):
+        written.append(folder.as_posix())
+        return ""
+
+    monkeypatch.setattr(run, "reproduce", note)
+    for options in (["--quick"], [], ["--data", "./mr"], ["--data", "mr", "--out", "here"]):
+        run_program("reproduce", "dkfz_2d", *options)
+    assert written == ["runs/dkfz_2d-quick", "runs/dkfz_2d", "runs/dkfz_2d-mr", "here"]
 
 
 def test_images_that_are_not_there(tmp_path):
