@@ -51,7 +51,7 @@ def reproduce(
 
 def _keep(folder: Path, setting: Setting, lines: Sequence[Line]) -> None:
     content = {
-        "setting": dataclasses.asdict(setting),
+        "setting": _identity(setting),
         "lines": [dataclasses.asdict(line) for line in lines],
     }
     with speaking_of(folder):
@@ -73,12 +73,18 @@ def _kept(folder: Path, setting: Setting) -> dict[tuple[str, str, int], Line]:
     try:
         content = json.loads(file.read_text())
         lines = [_line(fields) for fields in content["lines"]]
-        same = content["setting"] == dataclasses.asdict(setting)
+        same = content["setting"] == _identity(setting)
     except (ValueError, TypeError, KeyError) as error:
         raise RecordError(f"{file} is damaged: remove {folder}, or choose another --out") from error
     if not same:
         raise RecordError(f"{folder} holds results of another setting: choose another --out")
     return {line.key: line for line in lines}
+
+
+def _identity(setting: Setting) -> dict[str, Any]:
+    """Return what lines must share to stand in one table; fetched images may change the forms."""
+    forms = {form: list(overrides) for form, overrides in setting.forms.items()}
+    return {**dataclasses.asdict(setting), "forms": forms}
 
 
 def _line(fields: dict[str, Any]) -> Line:

@@ -147,6 +147,13 @@ def test_lines_of_another_setting(short, tmp_path):
         reproduce(short, tmp_path, CPU, print)
 
 
+def test_lines_on_other_images(short, tmp_path, monkeypatch):
+    reproduce(short, tmp_path, CPU, str)
+    monkeypatch.setattr(Setting, "forms", {"images": ("case=brain_mr_2d", "case.model=small_cnn")})
+    with pytest.raises(RecordError, match="results of another setting"):
+        reproduce(short, tmp_path, CPU, str)
+
+
 def test_a_row_without_a_result_says_why():
     row = Line("volumes", "peeling", 12, note="clients refuse", controls="blind: leak")
     text = as_text(Setting("dkfz_3d"), [row])
