@@ -23,7 +23,7 @@ from medbreach.report.pictures import pictures_of
 from medbreach.reproductions.dkfz_rule import rule_score
 from medbreach.reproductions.dkfz_setting import Setting
 from medbreach.reproductions.line import Line
-from medbreach.types import Role, Verdict
+from medbreach.types import ImageSpec, Role, Verdict
 
 RECORDS: Final = 16  # of each client, as in the notebooks
 DECOYS: Final = 12  # at least, for identification
@@ -34,7 +34,6 @@ METHODS: Final[Mapping[str, tuple[str, ...]]] = {
         "case/server=malicious-model-cah",
         "case.server.model_modification.legacy_dkfz=true",
         "case.server.model_modification.scale_factor=0.01",
-        "case.data.normalize=false",
         "attack=imprint",
     ),
     "trap weights (CAH), corrected": ("case/server=malicious-model-cah", "attack=imprint"),
@@ -84,7 +83,7 @@ def measure(setting: Setting, wanted: Sequence[Line], device: torch.device) -> I
         if line.form not in opened:
             opened[line.form] = assemble(load(base)).case.dataset.open()
         each = records_each(opened[line.form], line.clients)
-        plan = plan_of(setting, line, base, each)
+        plan = plan_of(setting, line, base, each, opened[line.form].spec)
         yield _measured(
             replace(line, each=each, rows=setting.rows), plan, opened[line.form], device
         )
@@ -108,7 +107,7 @@ def records_each(collection: Collection, clients: int) -> int:
     return each
 
 
-def plan_of(setting: Setting, line: Line, base: Sequence[str], each: int) -> Plan:
+def plan_of(setting: Setting, line: Line, base: Sequence[str], each: int, spec: ImageSpec) -> Plan:
     """Return the audit of one line."""
     modification = "case.server.model_modification"
     overrides = [
@@ -120,6 +119,7 @@ def plan_of(setting: Setting, line: Line, base: Sequence[str], each: int) -> Pla
         "case.data.partition=random",
         f"case.data.public_share={1 / 3}",
         *METHODS[line.method],
+        *(_from_0_to_1(spec) if line.method == "fork" else ()),
         f"{modification}.num_bins={setting.rows}",
         f"audit.seeds={setting.seeds}",
         "audit.metrics=[psnr]",
@@ -129,6 +129,14 @@ def plan_of(setting: Setting, line: Line, base: Sequence[str], each: int) -> Pla
     if line.method == "LOKI":
         overrides.append(f"{modification}.num_clients={line.clients}")
     return assemble(load(overrides))
+
+
+def _from_0_to_1(spec: ImageSpec) -> tuple[str, str]:
+    """Return what makes the network see intensities from 0 to 1, as in the notebooks."""
+    return (
+        f"case.data.mean={[spec.bounds[0]] * spec.channels}",
+        f"case.data.std={[spec.range] * spec.channels}",
+    )
 
 
 def _measured(line: Line, plan: Plan, collection: Collection, device: torch.device) -> Line:

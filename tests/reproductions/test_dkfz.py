@@ -9,10 +9,14 @@ import pytest
 import torch
 from running import run_program
 
+from medbreach.assembly import assemble
+from medbreach.case import draw
+from medbreach.config import load
 from medbreach.errors import DataError, RecordError
+from medbreach.randomness import Seeds
 from medbreach.recovery import psnr_table, recovery
 from medbreach.reproductions import dkfz, run
-from medbreach.reproductions.dkfz import lines_of, measure, records_each
+from medbreach.reproductions.dkfz import lines_of, measure, plan_of, records_each
 from medbreach.reproductions.dkfz_rule import rule_score
 from medbreach.reproductions.dkfz_setting import Setting
 from medbreach.reproductions.line import Line
@@ -69,6 +73,17 @@ def test_as_many_records_as_there_are_patients_for():
     assert records_each(collection, 1) == 15
     with pytest.raises(DataError, match="40 patients are too few for 20 clients"):
         records_each(collection, 20)
+
+
+@pytest.mark.parametrize("bounds", [(0.0, 1000.0), (-1000.0, 1000.0)])
+def test_the_forks_network_sees_intensities_from_0_to_1(bounds):
+    base = ("case=brain_mr_2d", "case.model=small_cnn")
+    collection = assemble(load(base)).case.dataset.open()
+    collection = replace(collection, spec=replace(collection.spec, bounds=bounds))
+    plan = plan_of(Setting("dkfz_2d"), Line("images", "fork", 2), base, 4, collection.spec)
+    sample = draw(plan.case, collection, Seeds(0), decoys=4, public=8)
+    ends = torch.tensor(bounds).reshape(2, 1, 1, 1).expand(2, *collection.spec.shape)
+    assert sample.spec.normalise(ends)[:, 0, 0, 0].tolist() == pytest.approx([0, 1])
 
 
 # The table.
