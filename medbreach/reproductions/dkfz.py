@@ -5,6 +5,7 @@ protocol, and the code that goes with them computes none. So the setting is take
 and everything is measured by rules of our own, beside the notebooks' one.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -141,31 +142,33 @@ def _from_0_to_1(spec: ImageSpec) -> tuple[str, str]:
 
 def _measured(line: Line, plan: Plan, collection: Collection, device: torch.device) -> Line:
     """Return a line with what an audit shows."""
-    tried, strange = 0, []
+    strange: Counter[str] = Counter()
     for outcome in audit(plan, collection, device):
         finding = outcome.finding
         if finding.role is not Role.ATTACK:
             as_wanted = Verdict.SOLVED if finding.role is Role.SOLVABLE else Verdict.NO_LEAK
             if finding.verdict is not as_wanted:
-                strange.append(f"{finding.role} {finding.attack}: {finding.verdict}")
+                strange[f"{finding.role} {finding.attack}: {finding.verdict}"] += 1
         elif outcome.sample is None or outcome.claims is None:
-            line = replace(line, note=finding.note)
+            line = replace(line, notes=tuple(dict.fromkeys((*line.notes, finding.note))))
         else:
-            line = _with(line, outcome, outcome.sample, tried)
-            tried += 1
-    if tried:
-        line = replace(line, seconds=line.seconds / tried)
-    return replace(line, controls="; ".join(strange))
+            line = _with(line, outcome, outcome.sample)
+    if not line.seeds:
+        return line  # neither the attack nor its controls had anything to work on
+    controls = "; ".join(f"{what} ({count} times)" for what, count in strange.items())
+    return replace(line, seconds=line.seconds / line.seeds, controls=controls)
 
 
-def _with(line: Line, outcome: Outcome, sample: Sample, tried: int) -> Line:
+def _with(line: Line, outcome: Outcome, sample: Sample) -> Line:
     """Return a line with one more seed's numbers added."""
     assert outcome.claims is not None
     finding, claims, truth = outcome.finding, outcome.claims.images, sample.truth.images
     psnr = psnr_table(claims, truth, sample.spec)
     found = recovery(psnr, 30.0)
     rule = rule_score(claims, truth, sample.public, sample.spec)
+    first = not line.seeds
     added: dict[str, Any] = {
+        "seeds": 1,
         "records": found.records,
         "rule": rule.claims,
         "rule_black": rule.black,
@@ -179,10 +182,10 @@ def _with(line: Line, outcome: Outcome, sample: Sample, tried: int) -> Line:
     line = replace(line, **{name: getattr(line, name) + value for name, value in added.items()})
     line = replace(
         line,
-        decoys=finding.decoys if not tried else min(line.decoys, finding.decoys),
+        decoys=finding.decoys if first else min(line.decoys, finding.decoys),
         peak_memory_mb=max(line.peak_memory_mb, finding.peak_memory_mb),
     )
-    if tried or not len(claims):
+    if not first or not len(claims):
         return line
     pairs = [(truth[k], claims[int(psnr[:, k].argmax())]) for k in range(min(PICTURES, len(truth)))]
     shown = [tuple(pictures_of(i, sample.spec, 96)[0].uri for i in pair) for pair in pairs]

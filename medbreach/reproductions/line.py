@@ -11,9 +11,14 @@ class Line:
         form: Whether images are pictures, slices or volumes.
         method: What was planted.
         clients: Number of clients.
+        dataset: Name of the data set.
+        size: Size of an image, in words.
+        network: Name of the network.
+        about: What a reader has to know about the images.
         records: Records of all clients and seeds together.
         each: Records of each client in a round.
         rows: Rows that were planted.
+        seeds: Seeds that gave a result.
         published: The percentage that was published for this setting, if any.
         rule: Records that the notebooks' rule accepts a claim for.
         rule_black: Records that it would accept a black image for.
@@ -26,16 +31,21 @@ class Line:
         seconds: Time to read the update, mean over seeds.
         peak_memory_mb: Peak memory meanwhile, in MiB, of the whole process.
         controls: What the controls showed, if it was not as it should be.
-        note: Why there is no result, if there is none.
+        notes: Why seeds gave no result, each reason once.
         pictures: Pairs of a record and its nearest claim, as data URIs.
     """
 
     form: str
     method: str
     clients: int
+    dataset: str = ""
+    size: str = ""
+    network: str = ""
+    about: str = ""
     records: int = 0
     each: int = 0
     rows: int = 0
+    seeds: int = 0
     published: str = ""
     rule: int = 0
     rule_black: int = 0
@@ -48,10 +58,20 @@ class Line:
     seconds: float = 0.0
     peak_memory_mb: float = 0.0
     controls: str = ""
-    note: str = ""
+    notes: tuple[str, ...] = ()
     pictures: tuple[tuple[str, str], ...] = ()
 
     @property
     def key(self) -> tuple[str, str, int]:
         """What tells it from other lines."""
         return (self.form, self.method, self.clients)
+
+    @property
+    def title(self) -> str:
+        """What tells it from other lines, in words."""
+        return f"{self.form}, {self.clients} clients, {self.method}"
+
+    @property
+    def reasons(self) -> str:
+        """Why seeds gave no result, in words."""
+        return "; ".join(self.notes) or "no seed gave a reason"

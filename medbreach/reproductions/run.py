@@ -38,13 +38,13 @@ def reproduce(
     for k, line in enumerate(measure(setting, missing, device), start=1):
         done[line.key] = line
         _keep(folder, setting, list(done.values()))
-        share = f"{100 * line.shown / line.records:.0f} % at 30 dB" if line.records else line.note
-        tell(f"{k} of {len(missing)}: {line.form}, {line.clients} clients, {line.method}: {share}")
+        share = f"{100 * line.shown / line.records:.0f} % at 30 dB" if line.seeds else line.reasons
+        tell(f"{k} of {len(missing)}: {line.title}: {share}")
     ordered = [done[key] for key in lines]
     text = as_text(setting, ordered)
     with speaking_of(folder):
         write_whole(folder / "table.txt", text.encode())
-        write_whole(folder / "table.csv", as_csv(ordered).encode())
+        write_whole(folder / "table.csv", as_csv(setting, ordered).encode())
         write_whole(folder / "table.html", as_html(setting, ordered).encode())
     return text
 
@@ -88,5 +88,6 @@ def _identity(setting: Setting) -> dict[str, Any]:
 
 
 def _line(fields: dict[str, Any]) -> Line:
+    notes = tuple(map(str, fields.pop("notes")))
     pictures = tuple((str(a), str(b)) for a, b in fields.pop("pictures"))
-    return Line(**fields, pictures=pictures)
+    return Line(**fields, pictures=pictures, notes=notes)

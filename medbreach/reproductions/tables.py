@@ -13,8 +13,8 @@ from medbreach.reproductions.line import Line
 from medbreach.statistics import wilson
 
 COLUMNS: Final = (
-    "images", "clients", "planted", "published", "rule", "black", "mean", "identified", "chance",
-    ">= 30 dB", "false claims", "records a row", "seconds", "MiB",
+    "images", "clients", "planted", "published", "seeds", "rule", "black", "mean", "identified",
+    "chance", ">= 30 dB", "false claims", "records a row", "seconds", "MiB",
 )  # fmt: skip
 
 REMARKS: Final = (
@@ -34,11 +34,12 @@ REMARKS: Final = (
 )
 
 
-def cells(line: Line) -> list[str]:
-    """Return a line as words."""
-    head = [line.form, str(line.clients), line.method, line.published or "-"]
-    if not line.records:
-        return [*head, line.note or "no result", *[""] * (len(COLUMNS) - 5)]
+def cells(setting: Setting, line: Line) -> list[str]:
+    """Return a line as words; of one without a result, the reason stands after the seeds."""
+    seeds = f"{line.seeds} of {setting.seeds}"
+    head = [line.form, str(line.clients), line.method, line.published or "-", seeds]
+    if not line.seeds:
+        return [*head, f"no result: {line.reasons}", *[""] * (len(COLUMNS) - len(head) - 1)]
     in_a_round = line.each * line.clients
     planted = line.rows * (line.clients if line.method == "LOKI" else 1)
     return [
@@ -67,21 +68,23 @@ def _interval(count: int, total: int) -> str:
 
 def as_text(setting: Setting, lines: Sequence[Line]) -> str:
     """Return the table and its remarks as text."""
-    table = [list(COLUMNS), *map(cells, lines)]
+    table = [list(COLUMNS), *(cells(setting, line) for line in lines)]
     widths = [max(len(words[k]) for words in table if words[-1]) for k in range(len(COLUMNS))]
     shown = ["  ".join(c.ljust(w) for c, w in zip(words, widths, strict=True)) for words in table]
     return (
-        "\n".join([heading(setting, lines), "", *map(str.rstrip, shown), "", *remarks(lines)])
+        "\n".join(
+            [heading(setting, lines), "", *map(str.rstrip, shown), "", *remarks(setting, lines)]
+        )
         + "\n"
     )
 
 
-def as_csv(lines: Sequence[Line]) -> str:
+def as_csv(setting: Setting, lines: Sequence[Line]) -> str:
     """Return the table as CSV."""
     stream = io.StringIO()
     writer = csv.writer(stream)
     writer.writerow(COLUMNS)
-    writer.writerows(map(cells, lines))
+    writer.writerows(cells(setting, line) for line in lines)
     return stream.getvalue()
 
 
@@ -99,8 +102,8 @@ def as_html(setting: Setting, lines: Sequence[Line]) -> str:
         heading=heading(setting, lines),
         style=(resources.files("medbreach.report") / "report.css").read_text(),
         columns=COLUMNS,
-        lines=[(line, cells(line)) for line in lines],
-        remarks=remarks(lines),
+        lines=[(line, cells(setting, line)) for line in lines],
+        remarks=remarks(setting, lines),
     )
 
 
@@ -116,12 +119,19 @@ def heading(setting: Setting, lines: Sequence[Line]) -> str:
     )
 
 
-def remarks(lines: Sequence[Line]) -> list[str]:
+def remarks(setting: Setting, lines: Sequence[Line]) -> list[str]:
     """Return what a reader has to know, a paragraph each."""
-    strange = [
-        f"{r.form}, {r.clients} clients, {r.method}: {r.controls}." for r in lines if r.controls
+    strange = [f"{line.title}: {line.controls}." for line in lines if line.controls]
+    lost = [
+        f"{line.title}: {line.seeds} of {setting.seeds} seeds gave a result; {line.reasons}."
+        for line in lines
+        if line.notes
     ]
     return [
         *REMARKS,
+        *(
+            ["Seeds without a result are left out of the percentages. " + " ".join(lost)]
+            * bool(lost)
+        ),
         *(["Controls that were not as they should be: " + " ".join(strange)] * bool(strange)),
     ]

@@ -10,9 +10,10 @@ import torch
 from running import run_program
 
 from medbreach.assembly import assemble
+from medbreach.attacks.imprint_readout import ImprintReadout
 from medbreach.case import draw
 from medbreach.config import load
-from medbreach.errors import DataError, RecordError
+from medbreach.errors import DataError, NotApplicable, RecordError
 from medbreach.randomness import Seeds
 from medbreach.recovery import psnr_table, recovery
 from medbreach.reproductions import dkfz, run
@@ -22,6 +23,7 @@ from medbreach.reproductions.dkfz_setting import Setting
 from medbreach.reproductions.line import Line
 from medbreach.reproductions.run import reproduce
 from medbreach.reproductions.tables import COLUMNS, as_csv, as_html, as_text
+from medbreach.servers.secrets import ImprintSecret
 from medbreach.testing.examples import CPU, tiny_collection
 from medbreach.types import ImageSpec
 
@@ -113,7 +115,7 @@ def test_peeling_beats_the_fork_and_the_table_says_so(short):
     text = as_text(short, [fork, peeling])
     assert "clients x records 2 x 5, 24 rows, 1 seeds" in text
     assert "cannot be reproduced" in text
-    table = list(csv.reader(io.StringIO(as_csv([fork, peeling]))))
+    table = list(csv.reader(io.StringIO(as_csv(short, [fork, peeling]))))
     assert table[0] == list(COLUMNS)
     assert table[2][COLUMNS.index("false claims")] == f"0 of {peeling.claims}"
     page = as_html(short, [fork, peeling])
@@ -170,10 +172,31 @@ def test_lines_on_other_images(short, tmp_path, monkeypatch):
 
 
 def test_a_row_without_a_result_says_why():
-    row = Line("volumes", "peeling", 12, note="clients refuse", controls="blind: leak")
+    row = Line("volumes", "peeling", 12, notes=("clients refuse",), controls="blind: leak")
     text = as_text(Setting("dkfz_3d"), [row])
-    assert "clients refuse" in text
+    assert "0 of 3  no result: clients refuse\n" in text
     assert "not as they should be: volumes, 12 clients, peeling: blind: leak." in text
+
+
+def test_seeds_that_failed_are_counted_and_say_why(short, monkeypatch):
+    works, calls = ImprintReadout.run, []
+
+    def run_once(attack, exchange, rng):
+        if isinstance(exchange.secret, ImprintSecret):
+            calls.append(1)
+            if len(calls) > 2:  # the control and one seed
+                raise NotApplicable(f"failure {min(len(calls), 4)}")
+        return works(attack, exchange, rng)
+
+    monkeypatch.setattr(ImprintReadout, "run", run_once)
+    setting = replace(short, seeds=4)
+    monkeypatch.setattr(dkfz, "METHODS", {"fork": dkfz.METHODS["fork"]})
+    (line,) = measure(setting, lines_of(setting), CPU)
+    assert (line.seeds, line.records) == (1, 10)
+    assert line.notes == ("failure 3", "failure 4")
+    for shown in (as_text(setting, [line]), as_html(setting, [line])):
+        assert "1 of 4" in shown
+        assert "failure 3; failure 4" in shown
 
 
 def test_every_row_of_both_settings_is_listed():
