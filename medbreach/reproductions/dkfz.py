@@ -1,14 +1,15 @@
-"""The malicious-server attack on 2D and 3D images (Parampottupadam et al. 2024) made again.
+"""The malicious-server attack on 2D and 3D images made again.
 
-The published percentages (35.19, 37.21 and 62.92 % of "reconstructed" records) come without a
-protocol, and the code that goes with them computes none. So the setting is taken from its notebooks
-and everything is measured by rules of our own, beside the notebooks' one.
+It is that of Parampottupadam et al. 2024, doi:10.1007/978-3-031-79103-1_24. The published
+percentages (35.19, 37.21 and 62.92 % of "reconstructed" records) come without a protocol, and the
+code that goes with them computes none. So the setting is taken from its notebooks and everything is
+measured by rules of our own, beside the notebooks' one.
 """
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 
@@ -22,35 +23,68 @@ from medbreach.plan import Plan
 from medbreach.recovery import psnr_table, recovery
 from medbreach.report.pictures import pictures_of
 from medbreach.reproductions.dkfz_rule import rule_score
-from medbreach.reproductions.dkfz_setting import Setting
+from medbreach.reproductions.dkfz_setting import PUBLISHED, RECORDS, Setting
 from medbreach.reproductions.line import Line
 from medbreach.types import ImageSpec, Role, Verdict
 
-RECORDS: Final = 16  # of each client, as in the notebooks
 DECOYS: Final = 12  # at least, for identification
 PICTURES: Final = 4
+ONE_SUBJECT: Final = "places in one subject"  # what patients of one person's scan are
 
-METHODS: Final[Mapping[str, tuple[str, ...]]] = {
-    "fork": (
-        "case/server=malicious-model-cah",
-        "case.server.model_modification.legacy_dkfz=true",
-        "case.server.model_modification.scale_factor=0.01",
-        "attack=imprint",
+
+class Method(NamedTuple):
+    """What a line of the table plants, and how it is read.
+
+    Attributes:
+        settings: Settings of the audit.
+        words: What it is, and what differs from its publication.
+    """
+
+    settings: tuple[str, ...]
+    words: str
+
+
+METHODS: Final[Mapping[str, Method]] = {
+    "fork": Method(
+        (
+            "case/server=malicious-model-cah",
+            "case.server.model_modification.legacy_dkfz=true",
+            "case.server.model_modification.scale_factor=0.01",
+            "attack=imprint",
+        ),
+        "The weights of the published code, a fork of breaching: trap weights (CAH, see below) "
+        "whose negative half is not negative, with the notebooks' scale of 0.01, on intensities "
+        "from 0 to 1.",
     ),
-    "trap weights (CAH), corrected": ("case/server=malicious-model-cah", "attack=imprint"),
-    "QBI": ("case/server=malicious-model-qbi", "attack=imprint"),
-    "Robbing the Fed": ("case/server=malicious-model-rtf", "attack=imprint"),
-    "LOKI": ("case/server=malicious-model-loki", "attack=imprint"),
-    "peeling": ("case/server=malicious-model-peeling", "attack=peeling"),
+    "trap weights (CAH), corrected": Method(
+        ("case/server=malicious-model-cah", "attack=imprint"),
+        "When the Curious Abandon Honesty, Boenisch et al. 2021, arXiv:2112.02918. Different here: "
+        "the scale is fitted to public images, where the publication sets it by hand.",
+    ),
+    "QBI": Method(
+        ("case/server=malicious-model-qbi", "attack=imprint"),
+        "arXiv:2406.18745, with its PAIRS: 4 candidates are drawn for every row. Different here: "
+        "biases are quantiles of a kernel density of public images, where the publication assumes "
+        "normal voxels.",
+    ),
+    "Robbing the Fed": Method(
+        ("case/server=malicious-model-rtf", "attack=imprint"),
+        "Fowl et al. 2022, arXiv:2110.13057. Different here: bins are calibrated on public images, "
+        "and the rows' mean is added to the image in place of a second dense layer.",
+    ),
+    "LOKI": Method(
+        ("case/server=malicious-model-loki", "attack=imprint"),
+        "Zhao et al. 2024, arXiv:2303.12233: rows of its own for every client. Different here: 3 "
+        "measurements where the publication has 1, bins are calibrated on public images, two more "
+        "columns tell mixtures from single records, and no second dense layer.",
+    ),
+    "peeling": Method(
+        ("case/server=malicious-model-peeling", "attack=peeling"),
+        "medbreach's own, not published: several measurements, from which records are taken out "
+        "one after the other.",
+    ),
 }
 """What each line of the table plants, and how it is read."""
-
-PUBLISHED: Final[Mapping[tuple[str, int], str]] = {
-    ("dkfz_2d", 6): "35.19 %",
-    ("dkfz_2d", 12): "37.21 %",
-    ("dkfz_3d", 12): "62.92 %",
-}
-"""What the abstract says; which number belongs to which setting is our reading."""
 
 
 def lines_of(setting: Setting) -> list[Line]:
@@ -83,11 +117,32 @@ def measure(setting: Setting, wanted: Sequence[Line], device: torch.device) -> I
         base = setting.forms[line.form]
         if line.form not in opened:
             opened[line.form] = assemble(load(base)).case.dataset.open()
-        each = records_each(opened[line.form], line.clients)
-        plan = plan_of(setting, line, base, each, opened[line.form].spec)
-        yield _measured(
-            replace(line, each=each, rows=setting.rows), plan, opened[line.form], device
+        collection = opened[line.form]
+        each = records_each(collection, line.clients)
+        plan = plan_of(setting, line, base, each, collection.spec)
+        line = _described(replace(line, each=each, rows=setting.rows), plan, collection)
+        yield _measured(line, plan, collection, device)
+
+
+def _described(line: Line, plan: Plan, collection: Collection) -> Line:
+    """Return a line that says what it is measured on."""
+    spec, patients = collection.spec, len({entry.patient for entry in collection.entries})
+    voxels = "pixels" if len(spec.space) == 2 else "voxels"
+    about = [f"{len(collection.entries)} images of {patients} {collection.patients_are}"]
+    if collection.patients_are == ONE_SUBJECT:
+        about.append(
+            "all are parts of one person's body, clients' records, decoys and public images alike"
         )
+    if collection.note:
+        about.append(collection.note)
+    channels = f" in {spec.channels} channels" if spec.channels > 1 else ""
+    return replace(
+        line,
+        dataset=plan.case.dataset.name,
+        size=f"{' x '.join(map(str, spec.space))} {voxels}{channels}",
+        network=plan.case.model.name,
+        about="; ".join(about),
+    )
 
 
 def records_each(collection: Collection, clients: int) -> int:
@@ -119,7 +174,7 @@ def plan_of(setting: Setting, line: Line, base: Sequence[str], each: int, spec: 
         f"case.data.default_clients={line.clients}",
         "case.data.partition=random",
         f"case.data.public_share={1 / 3}",
-        *METHODS[line.method],
+        *METHODS[line.method].settings,
         *(_from_0_to_1(spec) if line.method == "fork" else ()),
         f"{modification}.num_bins={setting.rows}",
         f"audit.seeds={setting.seeds}",

@@ -3,12 +3,44 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from medbreach.datasets.totalsegmentator import CHEST_CT, missing
 from medbreach.text import file_name
 
 SEEDS: Final = 3
+RECORDS: Final = 16  # of each client, as in the notebooks
+
+PUBLICATION: Final = (
+    "Parampottupadam et al. 2024, CCIS 2240, doi:10.1007/978-3-031-79103-1_24, with its notebooks"
+)
+
+PUBLISHED: Final[Mapping[tuple[str, int], str]] = {
+    ("dkfz_2d", 6): "35.19 %",
+    ("dkfz_2d", 12): "37.21 %",
+    ("dkfz_3d", 12): "62.92 %",
+}
+"""What the abstract says by setting and clients; that its first number is of 2D is our reading."""
+
+
+class Notebooks(NamedTuple):
+    """What the notebooks were run on.
+
+    Attributes:
+        images: The data set.
+        clients: Who took part.
+        rows: Rows that were planted.
+    """
+
+    images: str
+    clients: str
+    rows: int
+
+
+NOTEBOOKS: Final[Mapping[str, Notebooks]] = {
+    "dkfz_2d": Notebooks("Kaggle's brain-tumour MRI", "in the notebook 4 of 6", 128),
+    "dkfz_3d": Notebooks("slices of one chest CT of MosMedData", "in the notebook one", 500),
+}
 
 
 @dataclass(frozen=True)
@@ -47,7 +79,7 @@ class Setting:
     @property
     def rows(self) -> int:
         """Number of rows, as in the notebooks."""
-        return 128 if self.name == "dkfz_2d" else 500
+        return NOTEBOOKS[self.name].rows
 
     @property
     def forms(self) -> Mapping[str, tuple[str, ...]]:

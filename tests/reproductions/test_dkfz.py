@@ -1,6 +1,7 @@
 """The DKFZ setting: the published rule, what is measured beside it, and the table."""
 
 import csv
+import html
 import io
 import json
 from dataclasses import replace
@@ -113,32 +114,87 @@ def test_peeling_beats_the_fork_and_the_table_says_so(short):
     assert peeling.controls == ""
     assert len(peeling.pictures) == 4
     text = as_text(short, [fork, peeling])
-    assert "clients x records 2 x 5, 24 rows, 1 seeds" in text
+    assert f"peeling shows most, {10 * peeling.shown} % of the records" in " ".join(text.split())
     assert "cannot be reproduced" in text
     table = list(csv.reader(io.StringIO(as_csv(short, [fork, peeling]))))
-    assert table[0] == list(COLUMNS)
+    assert table[0][: len(COLUMNS)] == list(COLUMNS)
     assert table[2][COLUMNS.index("false claims")] == f"0 of {peeling.claims}"
+    assert dict(zip(*table[:2], strict=True))["image size"] == "32 x 32 pixels in 3 channels"
     page = as_html(short, [fork, peeling])
     assert page.count("data:image/png") == 16
     assert "<script" not in page
 
 
+def written(setting, line):
+    """Return the table as text and as a page, each as one line of words."""
+    tables = as_text(setting, [line]), html.unescape(as_html(setting, [line]))
+    return [" ".join(table.split()) for table in tables]
+
+
+def test_tables_say_what_they_were_measured_on(short):
+    setting = replace(short, name="dkfz_3d", quick=True)
+    base = ("case=brain_mr_3d", "case.model=small_cnn")
+    collection = assemble(load(base)).case.dataset.open()
+    plan = plan_of(setting, Line("volumes", "fork", 2), base, 4, collection.spec)
+    line = dkfz._described(Line("volumes", "fork", 2, each=4, rows=24), plan, collection)
+    for table in written(setting, line):
+        for word in ("brain_mr", "8 x 16 x 16 voxels", "small_cnn", "2 x 4", "24", "one person's"):
+            assert word in table
+    assert "brain_mr" in as_csv(setting, [line])
+
+
+def test_tables_say_what_differs_from_the_notebooks():
+    quick = Setting("dkfz_2d", quick=True)
+    line = Line("images", "fork", 6, size="32 x 32 pixels in 3 channels", each=9, network="mlp")
+    for table in written(quick, line):
+        assert "instead of Kaggle's brain-tumour MRI" in table
+        assert "32 x 32 pixels in 3 channels instead of 224 x 224" in table
+        assert "9 records a client instead of 16" in table
+        assert "mlp beside ResNet18" in table
+        assert "no setting with 12 clients" in table
+    full = Setting("dkfz_2d", "mri")
+    line = Line(
+        "images", "fork", 6, size="224 x 224 pixels", each=16, network="torchvision_resnet18"
+    )
+    for table in written(full, line):
+        assert "instead of" not in table
+        assert "beside ResNet18" not in table
+        assert "no setting with" not in table
+
+
+def test_tables_say_what_differs_from_each_publication():
+    lines = lines_of(Setting("dkfz_3d"))
+    text = " ".join(as_text(Setting("dkfz_3d"), lines).split())
+    assert "10.1007/978-3-031-79103-1_24" in text
+    for method, words in dkfz.METHODS.items():
+        assert f"{method}: {words.words}" in text
+        assert words.words in as_csv(Setting("dkfz_3d"), lines)
+
+
+def rows_in(folder):
+    """Return the table in a folder, a list of cells for each row."""
+    return list(csv.reader(io.StringIO((folder / "table.csv").read_text())))
+
+
 def test_a_run_goes_on_where_it_was_cut_off(short, tmp_path):
     told = []
-    first = reproduce(short, tmp_path / "run", CPU, told.append)
+    folder = tmp_path / "run"
+    reproduce(short, folder, CPU, told.append)
+    first = rows_in(folder)
     assert len(told) == 2
-    file = tmp_path / "run" / "lines.json"
+    file = folder / "lines.json"
     kept = json.loads(file.read_text())
     kept["lines"] = kept["lines"][:1]
     file.write_text(json.dumps(kept))
-    again = reproduce(short, tmp_path / "run", CPU, told.append)
+    reproduce(short, folder, CPU, told.append)
     assert len(told) == 3
     assert "peeling" in told[-1]
-    columns = COLUMNS.index("seconds")
-    assert [line.split("  ")[:columns] for line in first.splitlines()[:2]] == [
-        line.split("  ")[:columns] for line in again.splitlines()[:2]
-    ]
-    assert {p.name for p in (tmp_path / "run").iterdir()} == {
+    measured = COLUMNS.index("seconds")
+    for before, after in zip(first, rows_in(folder), strict=True):
+        assert before[:measured] == after[:measured]
+    assert [row[COLUMNS.index("planted")] for row in first] == ["planted", "fork", "peeling"]
+    assert first[1] == rows_in(folder)[1]
+    assert {p.name for p in folder.iterdir()} == {
         "lines.json", "table.txt", "table.csv", "table.html",
     }  # fmt: skip
 
