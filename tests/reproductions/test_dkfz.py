@@ -18,12 +18,13 @@ from medbreach.errors import DataError, NotApplicable, RecordError
 from medbreach.randomness import Seeds
 from medbreach.recovery import psnr_table, recovery
 from medbreach.reproductions import dkfz, run
-from medbreach.reproductions.dkfz import lines_of, measure, plan_of, records_each
+from medbreach.reproductions.dkfz import METHODS, lines_of, measure, plan_of, records_each
 from medbreach.reproductions.dkfz_rule import rule_score
 from medbreach.reproductions.dkfz_setting import Setting
 from medbreach.reproductions.line import Line
 from medbreach.reproductions.run import reproduce
 from medbreach.reproductions.tables import COLUMNS, as_csv, as_html, as_text
+from medbreach.servers import room
 from medbreach.servers.secrets import ImprintSecret
 from medbreach.testing.examples import CPU, tiny_collection
 from medbreach.types import ImageSpec
@@ -253,6 +254,20 @@ def test_seeds_that_failed_are_counted_and_say_why(short, monkeypatch):
     for shown in (as_text(setting, [line]), as_html(setting, [line])):
         assert "1 of 4" in shown
         assert "failure 3; failure 4" in shown
+
+
+def test_a_method_that_does_not_fit_into_memory_says_so_and_the_table_goes_on(
+    short, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(dkfz, "METHODS", {name: METHODS[name] for name in ("LOKI", "peeling")})
+    monkeypatch.setattr(room, "available_memory", lambda: 2_000_000)
+    text = reproduce(short, tmp_path / "run", CPU, str)
+    loki, peeling = rows_in(tmp_path / "run")[1:]
+    assert loki[COLUMNS.index("seeds")] == "0 of 1"
+    assert peeling[COLUMNS.index("seeds")] == "1 of 1"
+    assert "no result: LOKI with 24 rows for 2 clients has 0.0 GiB of weights" in text
+    assert "LOKI with 24 rows" in loki[-1]
+    assert "Controls that were not" not in text
 
 
 def test_every_row_of_both_settings_is_listed():
