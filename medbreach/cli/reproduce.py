@@ -34,6 +34,9 @@ def reproduce_command(
 ) -> None:
     """Make a published result again, beside what it is worth.
 
+    dkfz_2d and dkfz_3d: a malicious server reads images out of an update (Parampottupadam et al.
+    2024, doi:10.1007/978-3-031-79103-1_24).
+
     The table is written as text, CSV and HTML. A run that is cut off goes on where it was when the
     same command is given again.
     """
