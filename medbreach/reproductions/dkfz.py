@@ -118,7 +118,13 @@ def measure(setting: Setting, wanted: Sequence[Line], device: torch.device) -> I
         if line.form not in opened:
             opened[line.form] = assemble(load(base)).case.dataset.open()
         collection = opened[line.form]
-        each = records_each(collection, line.clients)
+        try:
+            each = records_each(collection, line.clients)
+        except DataError as error:
+            if line.clients == min(setting.clients):
+                raise
+            yield replace(line, notes=(str(error),))  # fewer clients have given results
+            continue
         plan = plan_of(setting, line, base, each, collection.spec)
         line = _described(replace(line, each=each, rows=setting.rows), plan, collection)
         yield _measured(line, plan, collection, device)

@@ -64,7 +64,7 @@ def measured_on(setting: Setting, lines: Sequence[Line]) -> list[dict[str, str]]
     found = []
     for form in dict.fromkeys(line.form for line in lines):
         there = [line for line in lines if line.form == form]
-        rounds = dict.fromkeys((line.clients, line.each) for line in there)
+        rounds = dict.fromkeys((line.clients, line.each) for line in there if line.each)
         first = there[0]
         found.append(
             {
@@ -85,7 +85,7 @@ def differences(setting: Setting, lines: Sequence[Line]) -> str:
     """Return in what the measurement differs from the notebooks, in a paragraph."""
     notebooks = NOTEBOOKS[setting.name]
     sizes = dict.fromkeys(line.size for line in lines if not line.size.startswith("224 x 224 "))
-    fewer = dict.fromkeys(line.each for line in lines if line.each != RECORDS)
+    fewer = dict.fromkeys(line.each for line in lines if 0 < line.each != RECORDS)
     networks = dict.fromkeys(
         line.network for line in lines if line.network != "torchvision_resnet18"
     )

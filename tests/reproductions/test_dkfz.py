@@ -270,6 +270,22 @@ def test_a_method_that_does_not_fit_into_memory_says_so_and_the_table_goes_on(
     assert "Controls that were not" not in text
 
 
+def test_too_few_patients_for_some_clients_only(short, monkeypatch):
+    monkeypatch.setattr(dkfz, "METHODS", {"fork": METHODS["fork"]})
+    monkeypatch.setattr(Setting, "clients", (2, 500))
+    few, many = measure(short, lines_of(short), CPU)
+    assert few.seeds == 1
+    assert many.notes[0].endswith(
+        "are too few for 500 clients, 12 decoys and public images: it takes at least 769"
+    )
+    text = " ".join(as_text(short, [few, many]).split())
+    assert "fork: 0 of 1 seeds gave a result; 199 patients are too few" in text
+    assert "500 x" not in text
+    monkeypatch.setattr(Setting, "clients", (500,))
+    with pytest.raises(DataError, match="too few for 500 clients"):
+        list(measure(short, lines_of(short), CPU))
+
+
 def test_every_row_of_both_settings_is_listed():
     for name, forms in (("dkfz_2d", ["images"]), ("dkfz_3d", ["slices", "volumes"])):
         rows = lines_of(Setting(name))
