@@ -136,8 +136,9 @@ def _described(line: Line, plan: Plan, collection: Collection) -> Line:
     voxels = "pixels" if len(spec.space) == 2 else "voxels"
     about = [f"{len(collection.entries)} images of {patients} {collection.patients_are}"]
     if collection.patients_are == ONE_SUBJECT:
+        parts = "tiles of slices" if len(spec.space) == 2 else "blocks"
         about.append(
-            "all are parts of one person's body, clients' records, decoys and public images alike"
+            f"all are {parts} of one person's body: private records, decoys and public images alike"
         )
     if collection.note:
         about.append(collection.note)

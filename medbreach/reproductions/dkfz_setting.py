@@ -11,9 +11,8 @@ from medbreach.text import file_name
 SEEDS: Final = 3
 RECORDS: Final = 16  # of each client, as in the notebooks
 
-PUBLICATION: Final = (
-    "Parampottupadam et al. 2024, CCIS 2240, doi:10.1007/978-3-031-79103-1_24, with its notebooks"
-)
+PUBLICATION: Final = "Parampottupadam et al. 2024, CCIS 2240"
+DOI: Final = "10.1007/978-3-031-79103-1_24"
 
 PUBLISHED: Final[Mapping[tuple[str, int], str]] = {
     ("dkfz_2d", 6): "35.19 %",
@@ -39,7 +38,9 @@ class Notebooks(NamedTuple):
 
 NOTEBOOKS: Final[Mapping[str, Notebooks]] = {
     "dkfz_2d": Notebooks("Kaggle's brain-tumour MRI", "in the notebook 4 of 6", 128),
-    "dkfz_3d": Notebooks("slices of one chest CT of MosMedData", "in the notebook one", 500),
+    "dkfz_3d": Notebooks(
+        "MosMedData's chest CT", "in the notebook one, with slices of one CT", 500
+    ),
 }
 
 

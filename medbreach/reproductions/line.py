@@ -72,6 +72,13 @@ class Line:
         return f"{self.form}, {self.clients} clients, {self.method}"
 
     @property
+    def load(self) -> float:
+        """Records in a round for each planted row; LOKI plants its rows once for every client."""
+        return (
+            self.each * self.clients / (self.rows * (self.clients if self.method == "LOKI" else 1))
+        )
+
+    @property
     def reasons(self) -> str:
         """Why seeds gave no result, in words."""
         return "; ".join(self.notes) or "no seed gave a reason"

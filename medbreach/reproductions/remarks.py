@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from medbreach.reproductions.dkfz import METHODS
-from medbreach.reproductions.dkfz_setting import NOTEBOOKS, PUBLICATION, RECORDS, Setting
+from medbreach.reproductions.dkfz_setting import NOTEBOOKS, RECORDS, Setting
 from medbreach.reproductions.line import Line
 
 MEANINGS: Final[Mapping[str, str]] = {
@@ -15,7 +15,7 @@ MEANINGS: Final[Mapping[str, str]] = {
     "rule": "Records that the notebooks' own rule counts as reconstructed. It chooses by the "
     "private image and accepts a mean squared error below 0.1.",
     "black, mean": "Records for which that rule would accept a black image, and the mean public "
-    "image. Where these are high, the rule says nothing about a leak.",
+    "image. Where these are as high as the rule's own figure, it tells nothing about a leak.",
     "identified": "Records whose claim is nearer to them than to every decoy, an image that took "
     "no part. Chance: the share that a guess identifies, at most.",
     ">= 30 dB": "Records that a claim of their own shows at a PSNR of 30 dB or more, close to "
@@ -26,6 +26,11 @@ MEANINGS: Final[Mapping[str, str]] = {
     "seconds, MiB": "Time to read one update, and the peak memory of the whole process meanwhile.",
 }
 """What each column means."""
+
+SUBJECT: Final = (
+    "A malicious server plants a layer in the network that it sends out, and reads clients' images "
+    "out of the updates that come back. The table shows how many of them, for each kind of layer."
+)
 
 GENERAL: Final = (
     "The published percentages cannot be reproduced: their protocol is not published, and the "
@@ -42,16 +47,21 @@ def in_short(lines: Sequence[Line]) -> Iterator[str]:
         if not there:
             yield f"{form}, {clients} clients: no result."
             continue
-        best = max(there, key=lambda line: line.shown / line.records)
-        fork = [line for line in there if line.method == "fork" and line is not best]
+        most = max(line.shown / line.records for line in there)
+        best = [line for line in there if line.shown / line.records == most]
+        fork = [line for line in there if line.method == "fork" and line not in best]
         yield (
-            f"{form}, {clients} clients: {best.method} shows most, {share(best.shown, best)} of "
-            "the records at 30 dB or more"
-            + "".join(f"; the fork's weights show {share(line.shown, line)}" for line in fork)
-            + f". The notebooks' rule would accept the mean public image for "
-            f"{share(best.rule_mean, best)} of the records, a black one for "
-            f"{share(best.rule_black, best)}."
+            f"{form}, {clients} clients: most, {share(best[0].shown, best[0])} of the records at "
+            f"30 dB or more, is shown by {', '.join(map(_planted, best))}"
+            + "".join(f"; {share(line.shown, line)} by the {_planted(line)}" for line in fork)
+            + ". The notebooks' rule would accept the mean public image for "
+            f"{share(best[0].rule_mean, best[0])} of the records, a black one for "
+            f"{share(best[0].rule_black, best[0])}."
         )
+
+
+def _planted(line: Line) -> str:
+    return f"{line.method} ({line.load:.2f} records a row)"
 
 
 def share(count: int, line: Line) -> str:
@@ -75,7 +85,7 @@ def measured_on(setting: Setting, lines: Sequence[Line]) -> list[dict[str, str]]
                 "clients x records": ", ".join(f"{clients} x {each}" for clients, each in rounds),
                 "rows": str(setting.rows),
                 "seeds": str(setting.seeds),
-                "images": first.about,
+                "about": first.about,
             }
         )
     return found
@@ -96,7 +106,7 @@ def differences(setting: Setting, lines: Sequence[Line]) -> str:
         "patients" * bool(fewer),
         f"{' and '.join(networks)} beside ResNet18" * bool(networks),
         "no setting with 12 clients" * setting.quick,
-        f"all clients take part, {notebooks.clients}",
+        f"all clients take part ({notebooks.clients})",
         "networks start from random weights, where the notebooks ask for pretrained ones",
     ]
     return (
@@ -119,7 +129,6 @@ def remarks(setting: Setting, lines: Sequence[Line]) -> list[str]:
         if line.notes
     ]
     return [
-        f"The publication is {PUBLICATION}.",
         *GENERAL,
         differences(setting, lines),
         *(["Seeds without a result do not count in percentages. " + " ".join(lost)] * bool(lost)),

@@ -10,10 +10,11 @@ from typing import Final
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from medbreach.reproductions.dkfz import METHODS
-from medbreach.reproductions.dkfz_setting import PUBLICATION, Setting
+from medbreach.reproductions.dkfz_setting import DOI, PUBLICATION, Setting
 from medbreach.reproductions.line import Line
 from medbreach.reproductions.remarks import (
     MEANINGS,
+    SUBJECT,
     in_short,
     measured_on,
     methods,
@@ -41,8 +42,6 @@ def cells(setting: Setting, line: Line) -> list[str]:
     head = [line.form, str(line.clients), line.method, line.published or "-", seeds]
     if not line.seeds:
         return [*head, _no_result(line), *[""] * (len(COLUMNS) - len(head) - 1)]
-    in_a_round = line.each * line.clients
-    planted = line.rows * (line.clients if line.method == "LOKI" else 1)
     return [
         *head,
         share(line.rule, line),
@@ -52,7 +51,7 @@ def cells(setting: Setting, line: Line) -> list[str]:
         f"{100 / (line.decoys + 1):.1f} %",
         _interval(line.shown, line.records),
         f"{line.false} of {line.claims}",
-        f"{in_a_round / planted:.2f}",
+        f"{line.load:.2f}",
         f"{line.seconds:.2f}",
         f"{line.peak_memory_mb:.0f}",
     ]
@@ -73,14 +72,15 @@ def as_text(setting: Setting, lines: Sequence[Line]) -> str:
     widths = [max(len(words[k]) for words in table if words[-1]) for k in range(len(COLUMNS))]
     shown = ["  ".join(c.ljust(w) for c, w in zip(words, widths, strict=True)) for words in table]
     measured = [
-        "; ".join(f"{word}: {value}" for word, value in facts.items())
+        "\n".join(_wrapped(f"{word}: {value}") for word, value in facts.items())
         for facts in measured_on(setting, lines)
     ]
     paragraphs = [
-        title(setting),
+        f"{title(setting)}\n{PUBLICATION}, doi:{DOI}",
+        _wrapped(SUBJECT),
         *map(_wrapped, in_short(lines)),
-        "Measured on",
-        *map(_wrapped, measured),
+        "Measured on:",
+        *measured,
         "\n".join(map(str.rstrip, shown)),
         "\n".join(_wrapped(f"{word}: {meaning}") for word, meaning in MEANINGS.items()),
         "\n".join(_wrapped(f"{name}: {words}") for name, words in methods(lines).items()),
@@ -90,7 +90,7 @@ def as_text(setting: Setting, lines: Sequence[Line]) -> str:
 
 
 def _wrapped(paragraph: str) -> str:
-    return textwrap.fill(paragraph, WIDTH, subsequent_indent="  ", break_long_words=False)
+    return textwrap.fill(paragraph, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def as_csv(setting: Setting, lines: Sequence[Line]) -> str:
@@ -124,6 +124,8 @@ def as_html(setting: Setting, lines: Sequence[Line]) -> str:
     return environment.get_template("table.html.j2").render(
         title=title(setting),
         publication=PUBLICATION,
+        doi=DOI,
+        subject=SUBJECT,
         style=(resources.files("medbreach.report") / "report.css").read_text(),
         in_short=list(in_short(lines)),
         measured=measured_on(setting, lines),
@@ -138,5 +140,5 @@ def as_html(setting: Setting, lines: Sequence[Line]) -> str:
 def title(setting: Setting) -> str:
     """Return what was done, in a line."""
     images = "2D images" if setting.name == "dkfz_2d" else "3D images"
-    quick = ", in short (--quick)" if setting.quick else ""
-    return f"The DKFZ results on {images} made again{quick}"
+    quick = " (quick)" if setting.quick else ""
+    return f"The DKFZ results on {images}, made again{quick}"
