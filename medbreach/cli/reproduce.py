@@ -20,7 +20,10 @@ PUBLISHED = ("dkfz_2d", "dkfz_3d")
     "[packaged or fetched ones]",
 )
 @click.option(
-    "--out", type=click.Path(path_type=Path), metavar="DIR", help="Where to write.  [runs/NAME]"
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where to write.  [runs/NAME, with the folder's name, -quick and the seeds added]",
 )
 @click.option("--quick", is_flag=True, help="Six clients and small images: minutes on two cores.")
 @click.option("--seeds", type=click.IntRange(1, 100), default=3, show_default=True)
@@ -31,15 +34,18 @@ def reproduce_command(
 ) -> None:
     """Make a published result again, beside what it is worth.
 
+    dkfz_2d and dkfz_3d: a malicious server reads images out of an update (Parampottupadam et al.
+    2024, doi:10.1007/978-3-031-79103-1_24).
+
     The table is written as text, CSV and HTML. A run that is cut off goes on where it was when the
     same command is given again.
     """
     from medbreach.devices import pick_device
-    from medbreach.reproductions.dkfz import Setting
+    from medbreach.reproductions.dkfz_setting import Setting
     from medbreach.reproductions.run import reproduce
 
     setting = Setting(name, None if data is None else str(data), seeds, quick)
-    folder = out or Path("runs") / name
+    folder = out or Path("runs") / setting.title
     where = pick_device("auto" if device is None else device)
 
     def tell(words: str) -> None:

@@ -1,14 +1,15 @@
-"""The malicious-server attack on 2D and 3D images (Parampottupadam et al. 2024) made again.
+"""The malicious-server attack on 2D and 3D images made again.
 
-The published percentages (35.19, 37.21 and 62.92 % of "reconstructed" records) come without a
-protocol, and the code that goes with them computes none. So the setting is taken from its notebooks
-and everything is measured by rules of our own, beside the notebooks' one.
+It is that of Parampottupadam et al. 2024, doi:10.1007/978-3-031-79103-1_24. The published
+percentages (35.19, 37.21 and 62.92 % of "reconstructed" records) come without a protocol, and the
+code that goes with them computes none. So the setting is taken from its notebooks and everything is
+measured by rules of our own, beside the notebooks' one.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Final
+from dataclasses import replace
+from typing import Any, Final, NamedTuple
 
 import torch
 
@@ -17,164 +18,79 @@ from medbreach.audit import Outcome, audit
 from medbreach.case import Sample
 from medbreach.collection import Collection
 from medbreach.config import load
-from medbreach.datasets.totalsegmentator import CHEST_CT, missing
 from medbreach.errors import DataError
 from medbreach.plan import Plan
 from medbreach.recovery import psnr_table, recovery
 from medbreach.report.pictures import pictures_of
 from medbreach.reproductions.dkfz_rule import rule_score
-from medbreach.types import Role, Verdict
+from medbreach.reproductions.dkfz_setting import PUBLISHED, RECORDS, Setting
+from medbreach.reproductions.line import Line
+from medbreach.types import ImageSpec, Role, Verdict
 
-RECORDS: Final = 16  # of each client, as in the notebooks
 DECOYS: Final = 12  # at least, for identification
 PICTURES: Final = 4
+ONE_SUBJECT: Final = "places in one subject"  # what patients of one person's scan are
 
-METHODS: Final[Mapping[str, tuple[str, ...]]] = {
-    "fork": (
-        "case/server=malicious-model-cah",
-        "case.server.model_modification.legacy_dkfz=true",
-        "case.server.model_modification.scale_factor=0.01",
-        "case.data.normalize=false",
-        "attack=imprint",
+
+class Method(NamedTuple):
+    """What a line of the table plants, and how it is read.
+
+    Attributes:
+        settings: Settings of the audit.
+        words: What it is, and what differs from its publication.
+    """
+
+    settings: tuple[str, ...]
+    words: str
+
+
+METHODS: Final[Mapping[str, Method]] = {
+    "fork": Method(
+        (
+            "case/server=malicious-model-cah",
+            "case.server.model_modification.legacy_dkfz=true",
+            "case.server.model_modification.scale_factor=0.01",
+            "attack=imprint",
+        ),
+        "The weights of the published code, a fork of breaching: trap weights (CAH, see below) "
+        "whose negative half is not negative, with the notebooks' scale of 0.01, on intensities "
+        "from 0 to 1.",
     ),
-    "trap weights (CAH), corrected": ("case/server=malicious-model-cah", "attack=imprint"),
-    "QBI": ("case/server=malicious-model-qbi", "attack=imprint"),
-    "Robbing the Fed": ("case/server=malicious-model-rtf", "attack=imprint"),
-    "LOKI": ("case/server=malicious-model-loki", "attack=imprint"),
-    "peeling": ("case/server=malicious-model-peeling", "attack=peeling"),
+    "trap weights (CAH), corrected": Method(
+        ("case/server=malicious-model-cah", "attack=imprint"),
+        "When the Curious Abandon Honesty, Boenisch et al. 2021, arXiv:2112.02918. Different here: "
+        "the scale is fitted to public images, where the publication sets it by hand.",
+    ),
+    "QBI": Method(
+        ("case/server=malicious-model-qbi", "attack=imprint"),
+        "arXiv:2406.18745, with its PAIRS: 4 candidates are drawn for every row. Different here: "
+        "biases are quantiles of a kernel density of public images, where the publication assumes "
+        "normal voxels.",
+    ),
+    "Robbing the Fed": Method(
+        ("case/server=malicious-model-rtf", "attack=imprint"),
+        "Fowl et al. 2022, arXiv:2110.13057. Different here: bins are calibrated on public images, "
+        "and the rows' mean is added to the image in place of a second dense layer.",
+    ),
+    "LOKI": Method(
+        ("case/server=malicious-model-loki", "attack=imprint"),
+        "Zhao et al. 2024, arXiv:2303.12233: rows of its own for every client. Different here: 3 "
+        "measurements where the publication has 1, bins are calibrated on public images, two more "
+        "columns tell mixtures from single records, and no second dense layer.",
+    ),
+    "peeling": Method(
+        ("case/server=malicious-model-peeling", "attack=peeling"),
+        "medbreach's own, not published: several measurements, from which records are taken out "
+        "one after the other.",
+    ),
 }
-"""What each row of the table plants, and how it is read."""
-
-PUBLISHED: Final[Mapping[tuple[str, int], str]] = {
-    ("dkfz_2d", 6): "35.19 %",
-    ("dkfz_2d", 12): "37.21 %",
-    ("dkfz_3d", 12): "62.92 %",
-}
-"""What the abstract says; which number belongs to which setting is our reading."""
+"""What each line of the table plants, and how it is read."""
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What to reproduce, and on what.
-
-    Attributes:
-        name: ``dkfz_2d`` or ``dkfz_3d``.
-        folder: The user's images; None for packaged ones.
-        seeds: Number of seeds.
-        quick: Six clients only, and small images and networks.
-    """
-
-    name: str
-    folder: str | None = None
-    seeds: int = 3
-    quick: bool = False
-
-    @property
-    def clients(self) -> tuple[int, ...]:
-        """Numbers of clients."""
-        return (6,) if self.quick else (6, 12)
-
-    @property
-    def bins(self) -> int:
-        """Number of rows, as in the notebooks."""
-        return 128 if self.name == "dkfz_2d" else 500
-
-    @property
-    def forms(self) -> Mapping[str, tuple[str, ...]]:
-        """The images in each form that they are tried in: settings of a case by the form's name."""
-        if self.name == "dkfz_2d":
-            return {"images": self._pictures()}
-        return {"slices": self._volumes(flat=True), "volumes": self._volumes(flat=False)}
-
-    def _pictures(self) -> tuple[str, ...]:
-        network = "case.model=torchvision_resnet18"
-        if self.folder is None:
-            return ("case=dermoscopy_2d", network)
-        side = 64 if self.quick else 224
-        return (
-            "case=brain_tumor_2d", f"case.data.path={self.folder}",
-            f"case.data.size=[{side},{side}]", network,
-        )  # fmt: skip
-
-    def _volumes(self, *, flat: bool) -> tuple[str, ...]:
-        network = f"case.model={'torchvision_resnet18' if flat else 'monai_resnet10'}"
-        if self.folder is not None:
-            slices, volumes = ("64,64", "16,32,32") if self.quick else ("224,224", "32,64,64")
-            return (
-                "case=brain_mr_3d", "case/data=nifti_folder", f"case.data.path={self.folder}",
-                f"case.data.form={'slices' if flat else 'volumes'}",
-                f"case.data.space=[{slices if flat else volumes}]", network, *self._mosmed(),
-            )  # fmt: skip
-        if not missing(CHEST_CT, "chest_ct") and not self.quick:
-            space = "[32,32]" if flat else "[16,32,32]"
-            return "case=chest_ct_3d", f"case.data.space={space}", network
-        return "case=brain_mr_3d", f"case.data.space={'[16,16]' if flat else '[8,16,16]'}", network
-
-    def _mosmed(self) -> tuple[str, ...]:
-        assert self.folder is not None
-        root = Path(self.folder)
-        has_classes = any((root / part / "CT-0").is_dir() for part in ("", "studies"))
-        return ("case.data.preset=MosMedData",) if has_classes else ()
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table: one method in one setting, over all seeds.
-
-    Attributes:
-        form: Whether images are pictures, slices or volumes.
-        method: What was planted.
-        clients: Number of clients.
-        records: Records of all clients and seeds together.
-        each: Records of each client in a round.
-        bins: Rows that were planted.
-        published: The percentage that was published for this setting, if any.
-        rule: Records that the notebooks' rule accepts a claim for.
-        rule_black: Records that it would accept a black image for.
-        rule_mean: Records that it would accept the mean public image for.
-        identified: Records identified among decoys.
-        decoys: Decoys of a record, at least.
-        shown: Records shown at 30 dB or more, each by a claim of its own.
-        claims: Number of claims.
-        false: Claims that are below 30 dB to every record.
-        seconds: Time to read the update, mean over seeds.
-        peak_memory_mb: Peak memory meanwhile, in MiB, of the whole process.
-        controls: What the controls showed, if it was not as it should be.
-        note: Why there is no result, if there is none.
-        pictures: Pairs of a record and its nearest claim, as data URIs.
-    """
-
-    form: str
-    method: str
-    clients: int
-    records: int = 0
-    each: int = 0
-    bins: int = 0
-    published: str = ""
-    rule: int = 0
-    rule_black: int = 0
-    rule_mean: int = 0
-    identified: int = 0
-    decoys: int = 0
-    shown: int = 0
-    claims: int = 0
-    false: int = 0
-    seconds: float = 0.0
-    peak_memory_mb: float = 0.0
-    controls: str = ""
-    note: str = ""
-    pictures: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def key(self) -> tuple[str, str, int]:
-        """What tells it from other rows."""
-        return (self.form, self.method, self.clients)
-
-
-def rows_of(setting: Setting) -> list[Row]:
-    """Return the rows of the table, still empty, in order."""
+def lines_of(setting: Setting) -> list[Line]:
+    """Return the lines of the table, still empty, in order."""
     return [
-        Row(form, method, clients, published=_published(setting, method, clients))
+        Line(form, method, clients, published=_published(setting, method, clients))
         for form in setting.forms
         for clients in setting.clients
         for method in METHODS
@@ -185,25 +101,55 @@ def _published(setting: Setting, method: str, clients: int) -> str:
     return PUBLISHED.get((setting.name, clients), "") if method == "fork" else ""
 
 
-def measure(setting: Setting, wanted: Sequence[Row], device: torch.device) -> Iterator[Row]:
-    """Yield rows as soon as they are measured.
+def measure(setting: Setting, wanted: Sequence[Line], device: torch.device) -> Iterator[Line]:
+    """Yield lines as soon as they are measured.
 
     Args:
         setting: What to reproduce, and on what.
-        wanted: The rows to measure.
+        wanted: The lines to measure.
         device: Where to compute.
 
     Raises:
         InputError: The images or settings do not fit.
     """
     opened: dict[str, Collection] = {}
-    for row in wanted:
-        base = setting.forms[row.form]
-        if row.form not in opened:
-            opened[row.form] = assemble(load(base)).case.dataset.open()
-        each = records_each(opened[row.form], row.clients)
-        plan = plan_of(setting, row, base, each)
-        yield _measured(replace(row, each=each, bins=setting.bins), plan, opened[row.form], device)
+    for line in wanted:
+        base = setting.forms[line.form]
+        if line.form not in opened:
+            opened[line.form] = assemble(load(base)).case.dataset.open()
+        collection = opened[line.form]
+        try:
+            each = records_each(collection, line.clients)
+        except DataError as error:
+            if line.clients == min(setting.clients):
+                raise
+            yield replace(line, notes=(str(error),))  # fewer clients have given results
+            continue
+        plan = plan_of(setting, line, base, each, collection.spec)
+        line = _described(replace(line, each=each, rows=setting.rows), plan, collection)
+        yield _measured(line, plan, collection, device)
+
+
+def _described(line: Line, plan: Plan, collection: Collection) -> Line:
+    """Return a line that says what it is measured on."""
+    spec, patients = collection.spec, len({entry.patient for entry in collection.entries})
+    voxels = "pixels" if len(spec.space) == 2 else "voxels"
+    about = [f"{len(collection.entries)} images of {patients} {collection.patients_are}"]
+    if collection.patients_are == ONE_SUBJECT:
+        parts = "tiles of slices" if len(spec.space) == 2 else "blocks"
+        about.append(
+            f"all are {parts} of one person's body: private records, decoys and public images alike"
+        )
+    if collection.note:
+        about.append(collection.note)
+    channels = f" in {spec.channels} channels" if spec.channels > 1 else ""
+    return replace(
+        line,
+        dataset=plan.case.dataset.name,
+        size=f"{' x '.join(map(str, spec.space))} {voxels}{channels}",
+        network=plan.case.model.name,
+        about="; ".join(about),
+    )
 
 
 def records_each(collection: Collection, clients: int) -> int:
@@ -224,56 +170,67 @@ def records_each(collection: Collection, clients: int) -> int:
     return each
 
 
-def plan_of(setting: Setting, row: Row, base: Sequence[str], each: int) -> Plan:
-    """Return the audit of one row."""
+def plan_of(setting: Setting, line: Line, base: Sequence[str], each: int, spec: ImageSpec) -> Plan:
+    """Return the audit of one line."""
     modification = "case.server.model_modification"
     overrides = [
         *base,
         "case/user=multiuser_aggregate",
-        f"case.user.user_range=[0,{row.clients}]",
+        f"case.user.user_range=[0,{line.clients}]",
         f"case.user.num_data_points={each}",
-        f"case.data.default_clients={row.clients}",
+        f"case.data.default_clients={line.clients}",
         "case.data.partition=random",
         f"case.data.public_share={1 / 3}",
-        *METHODS[row.method],
-        f"{modification}.num_bins={setting.bins}",
+        *METHODS[line.method].settings,
+        *(_from_0_to_1(spec) if line.method == "fork" else ()),
+        f"{modification}.num_bins={setting.rows}",
         f"audit.seeds={setting.seeds}",
         "audit.metrics=[psnr]",
     ]
-    if row.method in ("QBI", "trap weights (CAH), corrected"):
-        overrides.append(f"{modification}.expected_records={each * row.clients}")
-    if row.method == "LOKI":
-        overrides.append(f"{modification}.num_clients={row.clients}")
+    if line.method in ("QBI", "trap weights (CAH), corrected"):
+        overrides.append(f"{modification}.expected_records={each * line.clients}")
+    if line.method == "LOKI":
+        overrides.append(f"{modification}.num_clients={line.clients}")
     return assemble(load(overrides))
 
 
-def _measured(row: Row, plan: Plan, collection: Collection, device: torch.device) -> Row:
-    """Return a row with what an audit shows."""
-    tried, strange = 0, []
+def _from_0_to_1(spec: ImageSpec) -> tuple[str, str]:
+    """Return what makes the network see intensities from 0 to 1, as in the notebooks."""
+    return (
+        f"case.data.mean={[spec.bounds[0]] * spec.channels}",
+        f"case.data.std={[spec.range] * spec.channels}",
+    )
+
+
+def _measured(line: Line, plan: Plan, collection: Collection, device: torch.device) -> Line:
+    """Return a line with what an audit shows."""
+    strange: Counter[str] = Counter()
     for outcome in audit(plan, collection, device):
         finding = outcome.finding
         if finding.role is not Role.ATTACK:
             as_wanted = Verdict.SOLVED if finding.role is Role.SOLVABLE else Verdict.NO_LEAK
             if finding.verdict is not as_wanted:
-                strange.append(f"{finding.role} {finding.attack}: {finding.verdict}")
+                strange[f"{finding.role} {finding.attack}: {finding.verdict}"] += 1
         elif outcome.sample is None or outcome.claims is None:
-            row = replace(row, note=finding.note)
+            line = replace(line, notes=tuple(dict.fromkeys((*line.notes, finding.note))))
         else:
-            row = _with(row, outcome, outcome.sample, tried)
-            tried += 1
-    if tried:
-        row = replace(row, seconds=row.seconds / tried)
-    return replace(row, controls="; ".join(strange))
+            line = _with(line, outcome, outcome.sample)
+    if not line.seeds:
+        return line  # neither the attack nor its controls had anything to work on
+    controls = "; ".join(f"{what} ({count} times)" for what, count in strange.items())
+    return replace(line, seconds=line.seconds / line.seeds, controls=controls)
 
 
-def _with(row: Row, outcome: Outcome, sample: Sample, tried: int) -> Row:
-    """Return a row with one more seed's numbers added."""
+def _with(line: Line, outcome: Outcome, sample: Sample) -> Line:
+    """Return a line with one more seed's numbers added."""
     assert outcome.claims is not None
     finding, claims, truth = outcome.finding, outcome.claims.images, sample.truth.images
     psnr = psnr_table(claims, truth, sample.spec)
     found = recovery(psnr, 30.0)
     rule = rule_score(claims, truth, sample.public, sample.spec)
+    first = not line.seeds
     added: dict[str, Any] = {
+        "seeds": 1,
         "records": found.records,
         "rule": rule.claims,
         "rule_black": rule.black,
@@ -284,14 +241,14 @@ def _with(row: Row, outcome: Outcome, sample: Sample, tried: int) -> Row:
         "false": found.false,
         "seconds": finding.seconds,
     }
-    row = replace(row, **{name: getattr(row, name) + value for name, value in added.items()})
-    row = replace(
-        row,
-        decoys=finding.decoys if not tried else min(row.decoys, finding.decoys),
-        peak_memory_mb=max(row.peak_memory_mb, finding.peak_memory_mb),
+    line = replace(line, **{name: getattr(line, name) + value for name, value in added.items()})
+    line = replace(
+        line,
+        decoys=finding.decoys if first else min(line.decoys, finding.decoys),
+        peak_memory_mb=max(line.peak_memory_mb, finding.peak_memory_mb),
     )
-    if tried or not len(claims):
-        return row
+    if not first or not len(claims):
+        return line
     pairs = [(truth[k], claims[int(psnr[:, k].argmax())]) for k in range(min(PICTURES, len(truth)))]
     shown = [tuple(pictures_of(i, sample.spec, 96)[0].uri for i in pair) for pair in pairs]
-    return replace(row, pictures=tuple((a, b) for a, b in shown))
+    return replace(line, pictures=tuple((a, b) for a, b in shown))

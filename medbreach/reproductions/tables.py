@@ -2,61 +2,63 @@
 
 import csv
 import io
+import textwrap
 from collections.abc import Sequence
 from importlib import resources
 from typing import Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from medbreach.reproductions.dkfz import Row, Setting
+from medbreach.reproductions.dkfz import METHODS
+from medbreach.reproductions.dkfz_setting import DOI, PUBLICATION, Setting
+from medbreach.reproductions.line import Line
+from medbreach.reproductions.remarks import (
+    MEANINGS,
+    SUBJECT,
+    in_short,
+    measured_on,
+    methods,
+    remarks,
+    share,
+)
 from medbreach.statistics import wilson
 
 COLUMNS: Final = (
-    "images", "clients", "planted", "published", "rule", "black", "mean", "identified", "chance",
-    ">= 30 dB", "false claims", "records a row", "seconds", "MiB",
+    "images", "clients", "planted", "published", "seeds", "rule", "black", "mean", "identified",
+    "chance", ">= 30 dB", "false claims", "records a row", "seconds", "MiB",
 )  # fmt: skip
 
-REMARKS: Final = (
-    "The published percentages cannot be reproduced: their protocol is not published, and the "
-    "code that goes with them computes none. They stand beside the fork's weights, in our reading "
-    "of which belongs to which setting. The notebooks' settings (16 records a client, 128 rows in "
-    "2D, 500 on CT) are used throughout, with fewer records where there are too few patients.",
-    "All clients' records are the truth; claims are fixed before they are compared with it.",
-    "rule: the notebooks' own, which chooses by the private image and accepts a mean squared "
-    "error below 0.1. black and mean: records for which it would accept a black image and the "
-    "mean public image. Read the rule's column against these two.",
-    "identified: nearer to the record than to every decoy, as in every audit; chance is at most "
-    "one over the decoys plus one. >= 30 dB: shown by a claim of its own. false claims: below "
-    "30 dB to every record. Intervals are 95 % Wilson intervals over all records and seeds.",
-    "records a row: LOKI plants the rows once for every client.",
-    "seconds and MiB: of reading the update, the memory of the whole process.",
-)
+CSV_COLUMNS: Final = (
+    "data set", "image size", "network", "records a client", "rows", "about the images",
+    "about the method", "remark",
+)  # fmt: skip
+
+WIDTH: Final = 110
 
 
-def cells(row: Row) -> list[str]:
-    """Return a row as words."""
-    head = [row.form, str(row.clients), row.method, row.published or "-"]
-    if not row.records:
-        return [*head, row.note or "no result", *[""] * (len(COLUMNS) - 5)]
-    in_a_round = row.each * row.clients
-    planted = row.bins * (row.clients if row.method == "LOKI" else 1)
+def cells(setting: Setting, line: Line) -> list[str]:
+    """Return a line as words; of one without a result, the reason stands after the seeds."""
+    seeds = f"{line.seeds} of {setting.seeds}"
+    head = [line.form, str(line.clients), line.method, line.published or "-", seeds]
+    if not line.seeds:
+        return [*head, _no_result(line), *[""] * (len(COLUMNS) - len(head) - 1)]
     return [
         *head,
-        _share(row.rule, row.records),
-        _share(row.rule_black, row.records),
-        _share(row.rule_mean, row.records),
-        _interval(row.identified, row.records),
-        f"{100 / (row.decoys + 1):.1f} %",
-        _interval(row.shown, row.records),
-        f"{row.false} of {row.claims}",
-        f"{in_a_round / planted:.2f}",
-        f"{row.seconds:.2f}",
-        f"{row.peak_memory_mb:.0f}",
+        share(line.rule, line),
+        share(line.rule_black, line),
+        share(line.rule_mean, line),
+        _interval(line.identified, line.records),
+        f"{100 / (line.decoys + 1):.1f} %",
+        _interval(line.shown, line.records),
+        f"{line.false} of {line.claims}",
+        f"{line.load:.2f}",
+        f"{line.seconds:.2f}",
+        f"{line.peak_memory_mb:.0f}",
     ]
 
 
-def _share(count: int, total: int) -> str:
-    return f"{100 * count / total:.0f} %"
+def _no_result(line: Line) -> str:
+    return f"no result: {line.reasons}"
 
 
 def _interval(count: int, total: int) -> str:
@@ -64,26 +66,49 @@ def _interval(count: int, total: int) -> str:
     return f"{100 * count / total:.0f} % ({100 * rate.low:.0f} to {100 * rate.high:.0f})"
 
 
-def as_text(setting: Setting, rows: Sequence[Row]) -> str:
+def as_text(setting: Setting, lines: Sequence[Line]) -> str:
     """Return the table and its remarks as text."""
-    table = [list(COLUMNS), *map(cells, rows)]
-    widths = [max(len(line[k]) for line in table if len(line[-1])) for k in range(len(COLUMNS))]
-    lines = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in table]
-    return (
-        "\n".join([heading(setting, rows), "", *map(str.rstrip, lines), "", *remarks(rows)]) + "\n"
-    )
+    table = [list(COLUMNS), *(cells(setting, line) for line in lines)]
+    widths = [max(len(words[k]) for words in table if words[-1]) for k in range(len(COLUMNS))]
+    shown = ["  ".join(c.ljust(w) for c, w in zip(words, widths, strict=True)) for words in table]
+    measured = [
+        "\n".join(_wrapped(f"{word}: {value}") for word, value in facts.items())
+        for facts in measured_on(setting, lines)
+    ]
+    paragraphs = [
+        f"{title(setting)}\n{PUBLICATION}, doi:{DOI}",
+        _wrapped(SUBJECT),
+        *map(_wrapped, in_short(lines)),
+        "Measured on:",
+        *measured,
+        "\n".join(map(str.rstrip, shown)),
+        "\n".join(_wrapped(f"{word}: {meaning}") for word, meaning in MEANINGS.items()),
+        "\n".join(_wrapped(f"{name}: {words}") for name, words in methods(lines).items()),
+        *map(_wrapped, remarks(setting, lines)),
+    ]
+    return "\n\n".join(paragraphs) + "\n"
 
 
-def as_csv(rows: Sequence[Row]) -> str:
-    """Return the table as CSV."""
+def _wrapped(paragraph: str) -> str:
+    return textwrap.fill(paragraph, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+
+
+def as_csv(setting: Setting, lines: Sequence[Line]) -> str:
+    """Return the table as CSV, with what each line was measured on and what is remarked on it."""
     stream = io.StringIO()
     writer = csv.writer(stream)
-    writer.writerow(COLUMNS)
-    writer.writerows(map(cells, rows))
+    writer.writerow([*COLUMNS, *CSV_COLUMNS])
+    for line in lines:
+        words = cells(setting, line)
+        if not line.seeds:
+            words[words.index(_no_result(line))] = ""
+        remark = "; ".join([*line.notes, *filter(None, [line.controls])])
+        network = [line.dataset, line.size, line.network, str(line.each), str(line.rows)]
+        writer.writerow([*words, *network, line.about, METHODS[line.method].words, remark])
     return stream.getvalue()
 
 
-def as_html(setting: Setting, rows: Sequence[Row]) -> str:
+def as_html(setting: Setting, lines: Sequence[Line]) -> str:
     """Return the table with pictures as a page that needs nothing from the network."""
     environment = Environment(
         loader=PackageLoader("medbreach", "reproductions"),
@@ -92,34 +117,28 @@ def as_html(setting: Setting, rows: Sequence[Row]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    groups: dict[str, list[tuple[Line, list[str]]]] = {}
+    for line in lines:
+        group = groups.setdefault(f"{line.form}, {line.clients} clients", [])
+        group.append((line, [words for words in cells(setting, line)[2:] if words]))
     return environment.get_template("table.html.j2").render(
-        title=f"medbreach reproduce {setting.name}",
-        heading=heading(setting, rows),
+        title=title(setting),
+        publication=PUBLICATION,
+        doi=DOI,
+        subject=SUBJECT,
         style=(resources.files("medbreach.report") / "report.css").read_text(),
-        columns=COLUMNS,
-        rows=[(row, cells(row)) for row in rows],
-        remarks=remarks(rows),
+        in_short=list(in_short(lines)),
+        measured=measured_on(setting, lines),
+        columns=COLUMNS[2:],
+        groups=groups,
+        meanings=MEANINGS,
+        methods=methods(lines),
+        remarks=remarks(setting, lines),
     )
 
 
-def heading(setting: Setting, rows: Sequence[Row]) -> str:
-    """Return what was done, in a sentence."""
-    images = setting.folder or "packaged images"
-    each = ", ".join(
-        f"{clients} x {n}" for clients, n in sorted({(r.clients, r.each) for r in rows})
-    )
-    return (
-        f"{setting.name} on {images}: clients x records {each}, {setting.bins} rows, "
-        f"{setting.seeds} seeds{', quick' if setting.quick else ''}"
-    )
-
-
-def remarks(rows: Sequence[Row]) -> list[str]:
-    """Return what a reader has to know, a paragraph each."""
-    strange = [
-        f"{r.form}, {r.clients} clients, {r.method}: {r.controls}." for r in rows if r.controls
-    ]
-    return [
-        *REMARKS,
-        *(["Controls that were not as they should be: " + " ".join(strange)] * bool(strange)),
-    ]
+def title(setting: Setting) -> str:
+    """Return what was done, in a line."""
+    images = "2D images" if setting.name == "dkfz_2d" else "3D images"
+    quick = " (quick)" if setting.quick else ""
+    return f"The DKFZ results on {images}, made again{quick}"
