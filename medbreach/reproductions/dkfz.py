@@ -28,6 +28,7 @@ from medbreach.reproductions.line import Line
 from medbreach.types import ImageSpec, Role, Verdict
 
 DECOYS: Final = 12  # at least, for identification
+LOKI_ROWS: Final = 4  # a record of each client, as published
 PICTURES: Final = 4
 ONE_SUBJECT: Final = "places in one subject"  # what patients of one person's scan are
 
@@ -74,7 +75,8 @@ METHODS: Final[Mapping[str, Method]] = {
     ),
     "LOKI": Method(
         ("case/server=malicious-model-loki", "attack=imprint"),
-        "Zhao et al. 2024, arXiv:2303.12233: rows of its own for every client. Different here: 3 "
+        "Zhao et al. 2024, arXiv:2303.12233: rows of its own for every client, 4 a record, as "
+        "published, whatever the number of rows of the others. Different here: 3 "
         "measurements where the publication has 1, bins are calibrated on public images, two more "
         "columns tell mixtures from single records, and no second dense layer.",
     ),
@@ -125,8 +127,9 @@ def measure(setting: Setting, wanted: Sequence[Line], device: torch.device) -> I
                 raise
             yield replace(line, notes=(str(error),))  # fewer clients have given results
             continue
-        plan = plan_of(setting, line, base, each, collection.spec)
-        line = _described(replace(line, each=each, rows=setting.rows), plan, collection)
+        line = replace(line, each=each, rows=_rows(setting, line, each))
+        plan = plan_of(setting, line, base, collection.spec)
+        line = _described(line, plan, collection)
         yield _measured(line, plan, collection, device)
 
 
@@ -170,25 +173,29 @@ def records_each(collection: Collection, clients: int) -> int:
     return each
 
 
-def plan_of(setting: Setting, line: Line, base: Sequence[str], each: int, spec: ImageSpec) -> Plan:
+def _rows(setting: Setting, line: Line, each: int) -> int:
+    return max(6, LOKI_ROWS * each) if line.method == "LOKI" else setting.rows
+
+
+def plan_of(setting: Setting, line: Line, base: Sequence[str], spec: ImageSpec) -> Plan:
     """Return the audit of one line."""
     modification = "case.server.model_modification"
     overrides = [
         *base,
         "case/user=multiuser_aggregate",
         f"case.user.user_range=[0,{line.clients}]",
-        f"case.user.num_data_points={each}",
+        f"case.user.num_data_points={line.each}",
         f"case.data.default_clients={line.clients}",
         "case.data.partition=random",
         f"case.data.public_share={1 / 3}",
         *METHODS[line.method].settings,
         *(_from_0_to_1(spec) if line.method == "fork" else ()),
-        f"{modification}.num_bins={setting.rows}",
+        f"{modification}.num_bins={line.rows}",
         f"audit.seeds={setting.seeds}",
         "audit.metrics=[psnr]",
     ]
     if line.method in ("QBI", "trap weights (CAH), corrected"):
-        overrides.append(f"{modification}.expected_records={each * line.clients}")
+        overrides.append(f"{modification}.expected_records={line.each * line.clients}")
     if line.method == "LOKI":
         overrides.append(f"{modification}.num_clients={line.clients}")
     return assemble(load(overrides))

@@ -84,7 +84,9 @@ def test_the_forks_network_sees_intensities_from_0_to_1(bounds):
     base = ("case=brain_mr_2d", "case.model=small_cnn")
     collection = assemble(load(base)).case.dataset.open()
     collection = replace(collection, spec=replace(collection.spec, bounds=bounds))
-    plan = plan_of(Setting("dkfz_2d"), Line("images", "fork", 2), base, 4, collection.spec)
+    plan = plan_of(
+        Setting("dkfz_2d"), Line("images", "fork", 2, each=4, rows=24), base, collection.spec
+    )
     sample = draw(plan.case, collection, Seeds(0), decoys=4, public=8)
     ends = torch.tensor(bounds).reshape(2, 1, 1, 1).expand(2, *collection.spec.shape)
     assert sample.spec.normalise(ends)[:, 0, 0, 0].tolist() == pytest.approx([0, 1])
@@ -137,7 +139,7 @@ def test_tables_say_what_they_were_measured_on(short):
     setting = replace(short, name="dkfz_3d", quick=True)
     base = ("case=brain_mr_3d", "case.model=small_cnn")
     collection = assemble(load(base)).case.dataset.open()
-    plan = plan_of(setting, Line("volumes", "fork", 2), base, 4, collection.spec)
+    plan = plan_of(setting, Line("volumes", "fork", 2, each=4, rows=24), base, collection.spec)
     line = dkfz._described(Line("volumes", "fork", 2, each=4, rows=24), plan, collection)
     for table in written(setting, line):
         for word in ("brain_mr", "8 x 16 x 16 voxels", "small_cnn", "2 x 4", "24", "one person's"):
@@ -266,8 +268,8 @@ def test_a_method_that_does_not_fit_into_memory_says_so_and_the_table_goes_on(
     loki, peeling = rows_in(tmp_path / "run")[1:]
     assert loki[COLUMNS.index("seeds")] == "0 of 1"
     assert peeling[COLUMNS.index("seeds")] == "1 of 1"
-    assert "no result: LOKI with 24 rows for 2 clients has 0.0 GiB of weights" in text
-    assert "LOKI with 24 rows" in loki[-1]
+    assert "no result: LOKI with 20 rows for 2 clients has 0.0 GiB of weights" in text
+    assert "LOKI with 20 rows" in loki[-1]
     assert "Controls that were not" not in text
 
 
