@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from medbreach.errors import NotApplicable
 from medbreach.servers.modification import Modification
 from medbreach.servers.quantiles import check_public, quantiles
 from medbreach.servers.secrets import ImprintSecret
@@ -16,6 +17,8 @@ from medbreach.types import ImageSpec
 
 SIMULATED: Final = 64
 """Rounds of public images that rows are tried on (ours)."""
+FORKS_SCALE: Final = 0.01
+"""Ratio of the halves of each row's weights in the DKFZ fork of breaching."""
 
 
 class RowsBlock(nn.Module):
@@ -64,14 +67,16 @@ def trap_weights(
     apply.
 
     Raises:
-        NotApplicable: The scale is to be fitted and there are too few public images.
+        NotApplicable: The scale is to be fitted and there are too few public images, or all are
+            black.
     """
     block = RowsBlock(spec.shape, chosen.num_bins, chosen.connection)
     weight, bias = block.linear0.weight, block.linear0.bias
     voxels = weight.shape[1]
     half, shown = voxels // 2, _from_0_to_1(spec, public)
     factor, offset = _undoing_normalisation(spec)
-    if chosen.scale_factor is None:
+    is_fitted = chosen.scale_factor is None and not chosen.legacy_dkfz
+    if is_fitted:
         check_public(public)
     down = torch.zeros(len(weight), len(public))
     up = torch.zeros(len(weight), len(public))
@@ -86,9 +91,8 @@ def trap_weights(
         positive[k, order[half:]] = True
         up[k] = shown @ weight[k].where(positive[k], 0)
         down[k] = shown @ weight[k].where(~positive[k], 0)
-    scale = chosen.scale_factor
-    if scale is None:
-        scale = float(quantiles((-down / up).flatten(), [1 / chosen.expected_records]))
+    given = FORKS_SCALE if chosen.scale_factor is None else chosen.scale_factor
+    scale = _fitted_scale(down, up, chosen) if is_fitted else given
     for row, scaled in zip(weight, positive, strict=True):
         row[scaled] *= scale
     bias[:] = chosen.mu + weight @ offset
@@ -96,6 +100,29 @@ def trap_weights(
     if not chosen.legacy_dkfz:
         _limit_output(block, spec.normalise(public), chosen.gain)
     return block, ImprintSecret.maker(block.structure)
+
+
+def _fitted_scale(
+    down: Float[Tensor, "rows public"], up: Float[Tensor, "rows public"], chosen: Modification
+) -> float:
+    """Return the ratio of the halves at which a row lets one of n public images through.
+
+    Args:
+        down: What the negative half of each row makes of each image.
+        up: What the positive half does before it is scaled.
+        chosen: The block's settings.
+
+    Raises:
+        NotApplicable: All images are black.
+    """
+    seen = up > 1e-6 * up.max()  # a black image gets through at every scale, or at none
+    if not seen.any():
+        raise NotApplicable(
+            "trap weights cannot be fitted to public images that are all black: give others, or "
+            "set case.server.model_modification.scale_factor"
+        )
+    opening = -(down[seen] + chosen.mu) / up[seen]
+    return float(quantiles(opening, [1 / chosen.expected_records]))
 
 
 @torch.no_grad()
@@ -177,9 +204,9 @@ def _row(seed: int, voxels: int, sigma: float) -> Float[Tensor, " voxels"]:
 def _limit_output(
     block: RowsBlock, images: Float[Tensor, "public channels *space"], gain: float
 ) -> None:
-    """Scale what the block gives so that its deviation over public images is ``gain``.
+    """Scale what the block gives so that it has the size ``gain`` over public images.
 
-    Otherwise it can be so large that the network is sure of a record's class, whose gradient is
+    Its size is its deviation, or its mean if that is larger. Otherwise it can be so large that the network is sure of a record's class, whose gradient is
     then zero.
     """
     if len(images) < 2:

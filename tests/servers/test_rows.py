@@ -73,6 +73,39 @@ def test_the_forks_weights_have_no_negative_half():
     assert block.outgoing == 1
 
 
+def test_the_forks_weights_have_the_forks_scale_if_none_is_given():
+    spec = tiny_sample((16, 16), 1).spec
+    one, other = (
+        Modification(type="CuriousAbandonHonesty", num_bins=4, scale_factor=scale, legacy_dkfz=True)
+        for scale in (0.01, None)
+    )
+    none = torch.zeros(0, *spec.shape)
+    weights = [trap_weights(c, spec, none, rng())[0].linear0.weight for c in (one, other)]
+    assert torch.equal(*weights)
+
+
+@each_form
+@pytest.mark.parametrize("mu", [-2.0, 0.0, 2.0])
+def test_a_fitted_scale_makes_up_for_the_rows_bias(space, channels, mu):
+    sample = tiny_sample(space, channels)
+    dark = sample.public.clone()
+    dark[0] = sample.spec.bounds[0]  # gets through if mu is positive, whatever the scale
+    for public in (sample.public, dark):
+        chosen = Modification(
+            type="CuriousAbandonHonesty", num_bins=64, scale_factor=None, mu=mu, expected_records=5
+        )
+        layer = trap_weights(chosen, sample.spec, public, rng())[0].linear0
+        there = layer(sample.spec.normalise(sample.public[1:]).flatten(1))
+        assert (there > 0).double().mean().item() == pytest.approx(0.2, abs=0.06)
+
+
+def test_trap_weights_are_not_fitted_to_black_images():
+    spec = tiny_sample((16, 16), 1).spec
+    chosen = Modification(type="CuriousAbandonHonesty", num_bins=4, scale_factor=None)
+    with pytest.raises(NotApplicable, match=r"all black.*scale_factor"):
+        trap_weights(chosen, spec, torch.full((5, *spec.shape), spec.bounds[0]), rng())
+
+
 @each_form
 def test_trap_weights_undo_the_normalisation_that_clients_apply(space, channels):
     sample = tiny_sample(space, channels)
