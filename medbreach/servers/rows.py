@@ -206,8 +206,8 @@ def _limit_output(
 ) -> None:
     """Scale what the block gives so that it has the size ``gain`` over public images.
 
-    Its size is its deviation, or its mean if that is larger. Otherwise it can be so large that the network is sure of a record's class, whose gradient is
-    then zero.
+    Its size is its deviation, or its mean if that is larger. Otherwise it can be so large that the
+    network is sure of a record's class, whose gradient is then zero.
     """
     if len(images) < 2:
         return
