@@ -1,7 +1,7 @@
-"""Quantiles of a measurement over people of whom only a few public images are at hand."""
+"""Measurements of public images, and quantiles of them over the people whom they stand for."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import torch
@@ -9,7 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from medbreach.errors import NotApplicable
+from medbreach.types import ImageSpec
 
+AT_ONCE: Final = 16
+"""Public images that are normalised at a time."""
 GRID: Final = 256
 """Points at which a distribution is tabulated before its quantiles are looked for."""
 PRECISION: Final = 1e-7
@@ -30,6 +33,23 @@ def check_public(public: Tensor, least: int = LEAST_PUBLIC) -> None:
             f"{least} that it takes: give more images, or set "
             "case.server.has_external_data=true"
         )
+
+
+def normalised(
+    spec: ImageSpec, public: Float[Tensor, "n channels *space"]
+) -> Iterator[Float[Tensor, "few channels *space"]]:
+    """Yield public images a few at a time: all together, they may be larger than the layer."""
+    for part in torch.split(public, AT_ONCE):
+        yield spec.normalise(part)
+
+
+def measured(
+    spec: ImageSpec,
+    public: Float[Tensor, "public channels *space"],
+    weights: Float[Tensor, "rows voxels"],
+) -> Float[Tensor, "public rows"]:
+    """Return the product of each normalised public image with each row of weights."""
+    return torch.cat([images.flatten(1) @ weights.T for images in normalised(spec, public)])
 
 
 def quantiles(

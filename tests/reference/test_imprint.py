@@ -175,7 +175,7 @@ def test_calibration_puts_bins_at_quantiles_and_keeps_the_output_in_range():
     sample = tiny_sample((16, 16), 1)
     public = sample.spec.normalise(sample.public)
     block = breachings_block(sample.spec, rows=10, connection="linear")
-    calibrate(block, public, Modification(num_bins=10, connection="linear"))
+    calibrate(block, sample.spec, sample.public, Modification(num_bins=10, connection="linear"))
     measured = public.flatten(1) @ block.linear0.weight[0]
     below = (measured[:, None] < -block.linear0.bias.detach()).double().mean(0)
     torch.testing.assert_close(below, torch.arange(10).double() / 9, atol=0.15, rtol=0)
@@ -189,7 +189,7 @@ def test_a_calibrated_block_that_is_added_stays_small(gain):
     sample = tiny_sample((16, 16), 1)
     public = sample.spec.normalise(sample.public)
     block = breachings_block(sample.spec, rows=10, connection="addition")
-    calibrate(block, public, Modification(num_bins=10, gain=gain))
+    calibrate(block, sample.spec, sample.public, Modification(num_bins=10, gain=gain))
     added = (block(public) - public).detach().flatten(1)
     assert added.std(1).max() < 1e-5  # one number for all pixels
     larger = max(added[:, 0].std().item(), added[:, 0].mean().item())

@@ -1,5 +1,6 @@
 """Planted rows of random weights, and quantiles of a population of which few images are public."""
 
+import copy
 import math
 from dataclasses import replace
 from statistics import NormalDist
@@ -8,10 +9,16 @@ import pytest
 import torch
 
 from medbreach.errors import NotApplicable
+from medbreach.models.small_cnn import SmallCNN
+from medbreach.servers import peeling as peeling_module
+from medbreach.servers import quantiles as quantiles_module
+from medbreach.servers import rows as rows_module
+from medbreach.servers.imprint import MaliciousModelServer
 from medbreach.servers.modification import Modification
 from medbreach.servers.quantiles import quantiles
 from medbreach.servers.rows import isolating, quantile_biases, trap_weights
 from medbreach.testing.examples import tiny_sample
+from medbreach.types import ImageSpec
 
 FORMS = {"2D RGB": ((16, 16), 3), "3D": ((8, 16, 16), 1)}
 each_form = pytest.mark.parametrize(("space", "channels"), FORMS.values(), ids=FORMS)
@@ -188,6 +195,35 @@ def test_kept_rows_isolate_more_people():
         return total
 
     assert covered(kept) > covered(list(range(12)))
+
+
+PLANTED = ("ImprintBlock", "CuriousAbandonHonesty", "QBI", "LOKI", "PeelingBlock")
+
+
+@each_form
+@pytest.mark.parametrize("kind", PLANTED)
+def test_public_images_are_measured_a_few_at_a_time(space, channels, kind, monkeypatch):
+    """A block does not depend on how many, and never are all of them copied."""
+    sample = tiny_sample(space, channels)
+    model, sizes, whole = SmallCNN(width=4)(sample.spec, 2, rng()), [], ImageSpec.normalise
+
+    def noted(spec, images):
+        sizes.append(len(images))
+        return whole(spec, images)
+
+    def planted(at_once):
+        monkeypatch.setattr(quantiles_module, "AT_ONCE", at_once)
+        for module in (rows_module, peeling_module):
+            monkeypatch.setattr(module, "AT_ONCE", at_once)
+        chosen = Modification(type=kind, num_bins=12, calibrate=True, scale_factor=None, pairs=2)
+        server = MaliciousModelServer(model_modification=chosen)
+        sent = server.plant(copy.deepcopy(model), sample.spec, sample.public, rng()).model
+        return torch.cat([p.detach().flatten() for p in sent.parameters()])
+
+    together = planted(len(sample.public))
+    monkeypatch.setattr(ImageSpec, "normalise", noted)
+    torch.testing.assert_close(planted(3), together, atol=2e-3, rtol=2e-3)
+    assert max(sizes, default=0) <= 3
 
 
 @pytest.mark.parametrize("settings", [{"scale_factor": None}, {"type": "QBI", "calibrate": True}])
