@@ -15,6 +15,7 @@ from medbreach.servers.breachings_blocks import breachings_block
 from medbreach.servers.loki import LokiSecret, loki_block, open_for_client
 from medbreach.servers.modification import Modification
 from medbreach.servers.peeling import peeling_block
+from medbreach.servers.quantiles import check_images
 from medbreach.servers.room import check_room
 from medbreach.servers.rows import quantile_biases, trap_weights
 from medbreach.types import ImageSpec
@@ -78,8 +79,10 @@ class MaliciousModelServer(Server):
         """Return the network with the block in it, and where its rows are.
 
         Raises:
-            NotApplicable: The named module is not there, or there are too few public images.
+            NotApplicable: The named module is not there, or there are too few public images, or they
+                do not fit.
         """
+        check_images(spec, public)
         chosen = self.model_modification
         if chosen.position is not None:
             _check_place(model, spec, chosen.position)

@@ -35,6 +35,19 @@ def check_public(public: Tensor, least: int = LEAST_PUBLIC) -> None:
         )
 
 
+def check_images(spec: ImageSpec, public: Tensor) -> None:
+    """Check that public images are of the shape that the network takes, and finite.
+
+    Raises:
+        NotApplicable: They are not.
+    """
+    shape = tuple(public.shape[1:])
+    if shape != spec.shape:
+        raise NotApplicable(f"the public images have the shape {shape}, the clients' {spec.shape}")
+    if public.numel() and not torch.stack(public.aminmax()).isfinite().all():
+        raise NotApplicable("the public images hold intensities that are not finite")
+
+
 def normalised(
     spec: ImageSpec, public: Float[Tensor, "n channels *space"]
 ) -> Iterator[Float[Tensor, "few channels *space"]]:

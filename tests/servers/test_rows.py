@@ -13,6 +13,7 @@ from medbreach.models.small_cnn import SmallCNN
 from medbreach.servers import peeling as peeling_module
 from medbreach.servers import quantiles as quantiles_module
 from medbreach.servers import rows as rows_module
+from medbreach.servers.fishing import FishingServer
 from medbreach.servers.imprint import MaliciousModelServer
 from medbreach.servers.modification import Modification
 from medbreach.servers.quantiles import quantiles
@@ -224,6 +225,27 @@ def test_public_images_are_measured_a_few_at_a_time(space, channels, kind, monke
     monkeypatch.setattr(ImageSpec, "normalise", noted)
     torch.testing.assert_close(planted(3), together, atol=2e-3, rtol=2e-3)
     assert max(sizes, default=0) <= 3
+
+
+@pytest.mark.parametrize("kind", [*PLANTED, "fishing"])
+@pytest.mark.parametrize("what", ["another size", "another channel", "not a number", "infinite"])
+def test_public_images_that_do_not_fit_are_refused(kind, what):
+    sample = tiny_sample((16, 16), 3)
+    public, sentence = {
+        "another size": (sample.public[..., :8], r"\(3, 16, 8\), the clients' \(3, 16, 16\)"),
+        "another channel": (sample.public[:, :1], r"\(1, 16, 16\), the clients' \(3, 16, 16\)"),
+        "not a number": (sample.public.clone(), "not finite"),
+        "infinite": (sample.public.clone(), "not finite"),
+    }[what]
+    if "finite" in sentence:
+        public[3, 0, 2, 2] = math.nan if what == "not a number" else math.inf
+    chosen = Modification(
+        type="LOKI" if kind == "fishing" else kind, num_bins=12, calibrate=True, scale_factor=None
+    )
+    server = MaliciousModelServer(model_modification=chosen)
+    server = FishingServer() if kind == "fishing" else server
+    with pytest.raises(NotApplicable, match=sentence):
+        server.plant(SmallCNN(width=4)(sample.spec, 2, rng()), sample.spec, public, rng())
 
 
 @pytest.mark.parametrize("settings", [{"scale_factor": None}, {"type": "QBI", "calibrate": True}])
