@@ -79,8 +79,7 @@ class MaliciousModelServer(Server):
         """Return the network with the block in it, and where its rows are.
 
         Raises:
-            NotApplicable: The named module is not there, or there are too few public images, or they
-                do not fit.
+            NotApplicable: The named module is not there, or public images are few or do not fit.
         """
         check_images(spec, public)
         chosen = self.model_modification
