@@ -25,9 +25,9 @@ class ImprintReadout(ClosedForm):
 
     Of several rounds each is read, and what repeats an earlier claim is left out.
 
-    What LOKI planted is read client by client. Only rows that a single record came through are
-    claimed, as a checksum in the update tells, and a record that came through several rows once;
-    the settings do not count.
+    What LOKI planted is read client by client: the rows whose checksum in the update fits a single
+    record, and a record that came through several rows once. Under noise a mixture may fit too; the
+    more there is, the lower the confidence. The settings do not count.
 
     Attributes:
         breach_padding: Fill up with blank images to the number of records.
