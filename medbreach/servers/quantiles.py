@@ -15,6 +15,8 @@ AT_ONCE: Final = 16
 """Public images that are normalised at a time."""
 GRID: Final = 256
 """Points at which a distribution is tabulated before its quantiles are looked for."""
+TOGETHER: Final = 2**22
+"""Kernels of a table that are held at a time."""
 PRECISION: Final = 1e-7
 """Of a quantile, in widths of the distribution's kernel."""
 LEAST_PUBLIC: Final = 2
@@ -119,8 +121,8 @@ def _inverse(
 
 
 def _below(sample: Float[Tensor, " n"], points: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
-    kernels: Tensor = torch.special.ndtr(points[:, None] - sample)
-    return kernels.mean(1)
+    parts = torch.split(points, max(1, TOGETHER // len(sample)))
+    return torch.cat([torch.special.ndtr(part[:, None] - sample).mean(1) for part in parts])
 
 
 def _density(sample: Float[Tensor, " n"], points: Float[Tensor, " m"]) -> Float[Tensor, " m"]:

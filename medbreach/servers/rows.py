@@ -19,6 +19,8 @@ SIMULATED: Final = 64
 """Rounds of public images that rows are tried on (ours)."""
 ROWS_AT_ONCE: Final = 64
 """Candidates for rows that are drawn and measured together."""
+FITTED_ROWS: Final = 256
+"""Rows that trap weights' scale is fitted to, at most."""
 FORKS_SCALE: Final = 0.01
 """Ratio of the halves of each row's weights in the DKFZ fork of breaching."""
 
@@ -90,7 +92,8 @@ def trap_weights(
         weight[k, order[half : 2 * half]] = -drawn
         positive[k, order[half:]] = True
     given = FORKS_SCALE if chosen.scale_factor is None else chosen.scale_factor
-    halves = _halves(weight, positive, spec, public) if is_fitted else None
+    some = slice(FITTED_ROWS)  # all are drawn alike
+    halves = _halves(weight[some], positive[some], spec, public) if is_fitted else None
     scale = given if halves is None else _fitted_scale(*halves, chosen)
     for row, scaled in zip(weight, positive, strict=True):
         row[scaled] *= scale

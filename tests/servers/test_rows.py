@@ -127,6 +127,16 @@ def test_a_fitted_scale_makes_up_for_the_rows_bias(space, channels, mu):
         assert (there > 0).double().mean().item() == pytest.approx(0.2, abs=0.06)
 
 
+def test_trap_weights_are_fitted_however_many_rows_there_are():
+    """All measurements together are too many for torch's quantile."""
+    spec = replace(tiny_sample((16, 16), 1).spec, space=(4, 4))
+    chosen = Modification(type="CuriousAbandonHonesty", num_bins=17_000, scale_factor=None)
+    public = torch.rand(1000, 1, 4, 4, generator=rng()) * spec.range + spec.bounds[0]
+    layer = trap_weights(chosen, spec, public, rng())[0].linear0
+    share = (layer(spec.normalise(public[:200]).flatten(1)) > 0).double().mean().item()
+    assert share == pytest.approx(1 / 16, abs=0.03)
+
+
 def test_trap_weights_are_not_fitted_to_black_images():
     spec = tiny_sample((16, 16), 1).spec
     chosen = Modification(type="CuriousAbandonHonesty", num_bins=4, scale_factor=None)
