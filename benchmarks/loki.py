@@ -2,7 +2,7 @@
 
 Clients train on records of their own, the server sees the exact mean of their changes of weights.
 Records and public images are of different patients (or places). A record counts as recovered if
-the claim that is matched to it, one to one over all, has a PSNR of at least 30 dB.
+a claim of its own has a PSNR of at least 30 dB to it, one to one over all.
 """
 
 import argparse
@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from medbreach.attacks.imprint_readout import ImprintReadout
@@ -27,6 +26,7 @@ from medbreach.models.small_cnn import SmallCNN
 from medbreach.population import with_normalisation
 from medbreach.protocol import User
 from medbreach.randomness import Seeds
+from medbreach.recovery import recovery
 from medbreach.round import play
 from medbreach.servers.imprint import MaliciousModelServer, Modification
 from medbreach.types import Batch
@@ -187,16 +187,16 @@ def show(name: str, planted: Modification, training: Training, samples: list[Sam
 
 
 def judge(claims: Tensor, sample: Sample) -> Outcome:
-    """Match claims to records one to one and count."""
+    """Count the records that a claim of their own shows, and the claims that show none."""
     a = claims.flatten(1).double() / sample.spec.range
     b = sample.truth.images.flatten(1).double() / sample.spec.range
     squares = a.square().sum(1)[:, None] + b.square().sum(1) - 2 * a @ b.T
     psnr = -10 * (squares / a.shape[1]).clamp_min(1e-12).log10()
-    pairs = linear_sum_assignment(psnr.numpy(), maximize=True)
-    best = psnr[pairs]
+    found = recovery(psnr, RECOVERED)
+    best = psnr.amax(0) if len(a) else psnr.new_zeros(0)
     hits = best[best >= RECOVERED]
     lowest = float(hits.quantile(0.1)) if len(hits) else float("nan")
-    return Outcome(len(hits) / len(b), len(claims) - len(hits), lowest)
+    return Outcome(found.shown / found.records, found.false, lowest)
 
 
 if __name__ == "__main__":

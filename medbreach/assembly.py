@@ -57,13 +57,19 @@ class Implementation:
     dtype: Literal["float", "double"] = "float"
 
 
-def refuse_inert(overrides: Sequence[str], plan: Plan) -> None:
+def refuse_inert(overrides: Sequence[str], plan: Plan, settings: Mapping[str, Any]) -> None:
     """Refuse to set what has no effect.
+
+    Args:
+        overrides: ``key=value`` each, from the command line.
+        plan: What they and the files describe.
+        settings: The same as plain data.
 
     Raises:
         ConfigError: A key of breaching's is set that nothing here heeds, or the model beside the
-            user's own network.
+            user's own network, or a key that the planted block or the attack does not heed.
     """
+    _refuse_unplanted(overrides, plan, settings)
     heeding: dict[str, tuple[Component, ...]] = {
         "case.data": (plan.case.dataset,),
         "attack": tuple(plan.attacks.values()),
@@ -74,11 +80,34 @@ def refuse_inert(overrides: Sequence[str], plan: Plan) -> None:
         heeded = any(hasattr(component, key) for component in heeding.get(section, ()))
         if key in INERT.get(section, ()) and not heeded:
             raise ConfigError(f"{path} has no effect in medbreach: leave it out")
-        planted = getattr(plan.case.server, "model_modification", None)
-        if section == PLANTED and planted and key not in KEYS_OF.get(planted.type, {key}):
-            raise ConfigError(f"{path} has no effect on a {planted.type}: leave it out")
+        top, _, name = section.partition(".")
+        takers = [a for own, a in plan.attacks.items() if top == "attack" and name in ("", own)]
+        takers = [attack for attack in takers if not attack.blind]
+        if takers and all(key in getattr(attack, "unheeded", ()) for attack in takers):
+            raise ConfigError(f"{path} has no effect on a {takers[0].name} attack: leave it out")
         if f"{path}.".startswith("case.model.") and isinstance(plan.case.model, UserNetwork):
             raise ConfigError(f"{path} has no effect beside --model: leave one of them out")
+
+
+def _refuse_unplanted(overrides: Sequence[str], plan: Plan, settings: Mapping[str, Any]) -> None:
+    """Refuse keys of the planted block that its type does not have, in a file as well.
+
+    No file of ours or of breaching's has such keys. If the type itself is set on the command line,
+    those of the file are for another type and are let pass.
+
+    Raises:
+        ConfigError: There is such a key.
+    """
+    planted = getattr(plan.case.server, "model_modification", None)
+    if planted is None:
+        return
+    paths = [text.partition("=")[0] for text in overrides]
+    given = [path.removeprefix(f"{PLANTED}.") for path in paths if path.startswith(f"{PLANTED}.")]
+    if "type" not in given:
+        given += settings["case"]["server"].get("model_modification") or ()
+    for key in given:
+        if key not in KEYS_OF.get(planted.type, {key}):
+            raise ConfigError(f"{PLANTED}.{key} has no effect on a {planted.type}: leave it out")
 
 
 def assemble(settings: Mapping[str, Any], user_network: UserNetwork | None = None) -> Plan:

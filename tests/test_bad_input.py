@@ -17,6 +17,8 @@ from PIL import Image
 from running import run_program
 from scans import write_series
 
+from medbreach.assembly import assemble, refuse_inert
+from medbreach.config import load
 from medbreach.models.mlp import MLP
 from medbreach.record import RunRecord
 from medbreach.types import ImageSpec
@@ -822,6 +824,28 @@ def test_a_key_that_the_planted_block_does_not_have(tmp_path, server, setting, k
     assert ran.code == 2
     assert sentence_of(ran) == f"{key.partition('=')[0]} has no effect on a {kind}: leave it out"
     assert not (tmp_path / "run").exists()
+
+
+def test_a_key_that_the_planted_block_of_an_own_file_does_not_have(tmp_path):
+    """The file's keys are for its own type: with another on the command line they are let pass."""
+    server = tmp_path / "cases" / "case" / "server"
+    server.mkdir(parents=True)
+    (server / "mine.yaml").write_text(
+        "name: malicious_model\nmodel_modification:\n  type: PeelingBlock\n  pairs: 4\n"
+    )
+    own = ("--cases", tmp_path / "cases", "case=brain_mr_2d", "case/server=mine", "attack=peeling")
+    key = "case.server.model_modification"
+    assert refusal(tmp_path, *own) == (f"{key}.pairs has no effect on a PeelingBlock: leave it out")
+    other = ["case=brain_mr_2d", "case/server=mine", "attack=imprint", f"{key}.type=LOKI"]
+    settings = load(other, tmp_path / "cases")
+    refuse_inert(other, assemble(settings), settings)
+
+
+@pytest.mark.parametrize("key", ["attack.label_strategy", "attack.clsattack.label_strategy"])
+def test_labels_play_no_part_in_fishing(tmp_path, key):
+    asked = ("case=dermoscopy_2d", "case/server=malicious-fishing", "attack=clsattack")
+    sentence = f"{key} has no effect on a fishing attack: leave it out"
+    assert refusal(tmp_path, *asked, f"{key}=bias-corrected") == sentence
 
 
 def test_more_rows_than_memory_holds(tmp_path):

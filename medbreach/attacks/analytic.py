@@ -27,16 +27,20 @@ class Analytic(Attack):
     For ``y = W x + b`` and one record ``dL/dW = (dL/db) x'``, so any row of ``dL/dW`` over its
     entry of ``dL/db`` is the input. With more records a row is a weighted mean of those that
     activate it, so before a ReLU it is one record where one alone does. Such rows are told by the
-    network itself: the gradient that it gives for the image has to fit the update's. Each record
-    so confirmed is taken off all rows, which frees others.
+    network itself: the gradient that it gives for the image has to fit the update's. What fits
+    without a trace is taken off all rows, which frees others.
 
     The layer may come anywhere in the network and behind anything that moves or scales pixels, in
     2D and 3D. A patch embedding with learned positions gives one record's patches: the positions'
     gradient is that of the embedding's outputs, so the weight's is a linear system in the patches.
 
-    A batch gives at most as many claims as records. Confidence: 1 if confirmed; 0.5 if several rows
-    agree; 0.1 if an image is within bounds and no more; of one record, the share of the gradient
-    that it explains.
+    A mixture can fit too, in a narrow network or with two classes. An image is confirmed, and its
+    class claimed, if its share of the gradient is that of one record as well, or if all images
+    together leave nothing of the update.
+
+    A batch gives at most as many claims as records. Confidence: 1 if confirmed; 0.5 if it fits, or
+    several rows agree; 0.1 if an image is within bounds and no more; of one record, the share of
+    the gradient that it explains.
     """
 
     name: ClassVar[str] = "analytic"

@@ -69,10 +69,10 @@ class CocktailParty(Attack):
     name: ClassVar[str] = "cpa"
     source: ClassVar[str] = "Kariyappa et al. 2023, arXiv:2209.05578"
     differs: ClassVar[str] = (
-        "Unmixes differences of pixels, not intensities (ours: of 16 records at once it identified "
-        "64 of 64 instead of 55), with a contrast of 3 and weights of our own; the distance of "
-        "log cosh to a Gaussian's is not squared, and the decorrelation has no kink, which stops a "
-        "descent. Sign and scale come from the bias. Features are not inverted."
+        "Unmixes differences of pixels, not intensities (ours), with a contrast of 3 and weights "
+        "of our own; the distance of log cosh to a Gaussian's is not squared, and the "
+        "decorrelation has no kink, which stops a descent. Sign and scale come from the bias. "
+        "Features are not inverted."
     )
 
     differences: bool = True

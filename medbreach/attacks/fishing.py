@@ -43,6 +43,8 @@ class Fishing(GradientMatching):
         "same, where breaching sets it to 1."
     )
 
+    unheeded: ClassVar[frozenset[str]] = frozenset({"label_strategy"})
+
     max_records: int = 4
 
     def __post_init__(self) -> None:

@@ -1,17 +1,19 @@
 """Reading records out of a layer that the server planted."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 
+from medbreach.attacks.bin_table import same
 from medbreach.attacks.closed_form import ClosedForm
 from medbreach.attacks.loki_readout import read_loki
 from medbreach.errors import NotApplicable
 from medbreach.servers.imprint import MaliciousModelServer
 from medbreach.servers.loki import LokiSecret
 from medbreach.servers.secrets import ImprintSecret
-from medbreach.types import Exchange, Reconstruction, Reveals
+from medbreach.types import Exchange, ImageSpec, Reconstruction, Reveals
 
 if TYPE_CHECKING:
     from medbreach.case import Case
@@ -21,9 +23,11 @@ if TYPE_CHECKING:
 class ImprintReadout(ClosedForm):
     """Divide the weight gradient of planted rows by their bias gradient, in 2D and 3D.
 
-    What LOKI planted is read client by client. Only rows that a single record came through are
-    claimed, as a checksum in the update tells, and a record that came through several rows once;
-    the settings do not count.
+    Of several rounds each is read, and what repeats an earlier claim is left out.
+
+    What LOKI planted is read client by client: the rows whose checksum in the update fits a single
+    record, and a record that came through several rows once. Under noise a mixture may fit too; the
+    more there is, the lower the confidence. The settings do not count.
 
     Attributes:
         breach_padding: Fill up with blank images to the number of records.
@@ -45,7 +49,7 @@ class ImprintReadout(ClosedForm):
     sort_by_bias: bool = False
 
     def run(self, exchange: Exchange, rng: torch.Generator) -> Reconstruction:
-        """Return one image for each row that records went through.
+        """Return one image for each row that records went through, of any round.
 
         Raises:
             NotApplicable: The server planted nothing, or the number of records is asked for and
@@ -58,7 +62,10 @@ class ImprintReadout(ClosedForm):
                 "breach_padding and breach_reduction need the number of records, which the client "
                 "withholds"
             )
-        return super().run(exchange, rng)
+        rounds = []
+        for played in exchange.rounds:
+            rounds.append(super().run(replace(exchange, rounds=(played,)), rng))
+        return rounds[0] if len(rounds) == 1 else each_once(rounds, exchange.spec)
 
     def control(self, case: "Case") -> "Case":
         """Return one record, with the case's own server, rows fitted to two records."""
@@ -83,3 +90,16 @@ class ImprintReadout(ClosedForm):
                 "such as case/server=malicious-model-rtf"
             )
         return imprint_secrets(exchange, secret.weight, secret.bias, secret.structure)
+
+
+def each_once(rounds: Sequence[Reconstruction], spec: ImageSpec) -> Reconstruction:
+    """Return the claims of all rounds, but for those that repeat an earlier one."""
+    images = torch.cat([claims.images for claims in rounds])
+    flat = spec.normalise(images.clamp(*spec.bounds)).flatten(1)
+    kept: list[int] = []
+    for k, image in enumerate(flat):
+        if not any(same(image, flat[other]) for other in kept):
+            kept.append(k)
+    labels = [claims.labels for claims in rounds if claims.labels is not None]
+    known = torch.cat(labels)[kept] if len(labels) == len(rounds) else None
+    return Reconstruction(images[kept], known)

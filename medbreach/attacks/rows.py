@@ -11,7 +11,7 @@ from torch import Tensor
 from medbreach.attacks.image_layer import Gradient, ImageLayer
 from medbreach.attacks.simulation import check
 from medbreach.attacks.span import Span
-from medbreach.types import Change, Exchange, Reconstruction
+from medbreach.types import UNKNOWN, Change, Exchange, Reconstruction
 
 SAME: Final = 1e-3  # of the intensities' range, root mean square: rows that say the same
 ANOTHER: Final = 0.02  # of the same: images that may both be records
@@ -21,7 +21,7 @@ FITS: Final = 0.03  # greatest residual of a record
 EXACT: Final = 1e-4  # greatest residual of a record that can be taken off without a trace
 FULL: Final = 1e-3  # by which a record's share of the batch may differ from one over its size
 AT_A_TIME: Final = 64  # images
-CONFIRMED, REPEATED, PLAUSIBLE = 1.0, 0.5, 0.1
+CONFIRMED, LIKELY, PLAUSIBLE = 1.0, 0.5, 0.1
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Rows:
         index = (self.bias.abs() > LEFT * self.size).nonzero().flatten()
         return index, self.weight[index] / self.bias[index, None]
 
-    def take_off(self, record: "Confirmed") -> None:
+    def take_off(self, record: "Fitting") -> None:
         """Take a record off every row that it went through."""
         self.weight.addr_(record.amounts, record.inputs, alpha=-1)
         self.bias -= record.amounts
@@ -68,8 +68,11 @@ class Candidates:
         return Candidates(self.rows[chosen], self.inputs[chosen], self.votes[chosen])
 
 
-class Confirmed(NamedTuple):
-    """A record that rows speak for and that the network confirms.
+class Fitting(NamedTuple):
+    """An input that rows speak for and that the network gives such a gradient for.
+
+    It need not be a record: with two classes a mixture that goes through the same rows as a record
+    fits as well. Its share of the batch tells them apart.
 
     Attributes:
         inputs: The layer's input, in coordinates of the span.
@@ -77,9 +80,9 @@ class Confirmed(NamedTuple):
         amounts: Its share of the bias's change.
         residual: How much of the latter the network gives that the update does not have.
         votes: How many rows speak for it.
+        is_one: Whether its share is that of one record in a gradient of the batch's mean loss.
         is_exact: Whether it can be taken off. After several local steps it cannot, and neither can
-            what one row alone speaks for, if its share is not that of one record: with two classes
-            a mixture close to a record fits as well as the record.
+            what one row alone speaks for, if its share is not that of one record.
     """
 
     inputs: Float[Tensor, " rank"]
@@ -87,6 +90,7 @@ class Confirmed(NamedTuple):
     amounts: Float[Tensor, " rows"]
     residual: float
     votes: int
+    is_one: bool
     is_exact: bool
 
 
@@ -131,17 +135,17 @@ class Reader:
         found = Candidates(index[picked], inputs[picked], votes[picked])
         return found[self._within_bounds(found.inputs)]
 
-    def confirmed(self, rows: Rows, found: Candidates) -> list[Confirmed]:
-        """Return the candidates that are records, the best of those that are much the same."""
-        kept: list[Confirmed] = []
-        fitting = list(self._fitting(rows, found))
-        for record in sorted(fitting, key=lambda r: (not r.is_exact, -r.votes, r.residual)):
-            there = [float((record.inputs - other.inputs).norm()) for other in kept]
+    def fitting(self, rows: Rows, found: Candidates) -> list[Fitting]:
+        """Return the candidates that fit in, the best of those that are much the same."""
+        kept: list[Fitting] = []
+        fits = self._fits(rows, found)
+        for one in sorted(fits, key=lambda f: (not f.is_exact, not f.is_one, -f.votes, f.residual)):
+            there = [float((one.inputs - other.inputs).norm()) for other in kept]
             if all(distance >= ANOTHER * self.unit for distance in there):
-                kept.append(record)
+                kept.append(one)
         return kept
 
-    def _fitting(self, rows: Rows, found: Candidates) -> Iterator[Confirmed]:
+    def _fits(self, rows: Rows, found: Candidates) -> Iterator[Fitting]:
         sign = -1 if self.exchange.update.kind is Change.DIFFERENCE else 1
         for part in torch.split(torch.arange(len(found.rows)), AT_A_TIME):
             some = found[part]
@@ -151,14 +155,15 @@ class Reader:
             for k in (fit.residual < FITS).nonzero().flatten().tolist():
                 delta, residual, votes = fit.deltas[k], float(fit.residual[k]), int(some.votes[k])
                 share = float(rows.bias[some.rows[k]] / delta[some.rows[k]])
-                is_sure = votes > 1 or (sign > 0 and abs(share * self.count - 1) < FULL)
-                yield Confirmed(
+                is_one = sign > 0 and abs(share * self.count - 1) < FULL
+                yield Fitting(
                     some.inputs[k],
                     int(fit.labels[k]),
                     share * delta,
                     residual,
                     votes,
-                    is_sure and residual < EXACT,
+                    is_one,
+                    (is_one or votes > 1) and residual < EXACT,
                 )
 
     def _within_bounds(self, inputs: Float[Tensor, "n rank"]) -> Tensor:
@@ -176,8 +181,9 @@ def records_in_rows(
 ) -> Reconstruction:
     """Return the records that rows give away, at most as many as there are.
 
-    Those that the network confirms come first, then what several rows agree on, then single rows
-    that give an image, each as far from those before as can be: mixtures lie between records.
+    Those that fit the network come first, then what several rows agree on, then single rows that
+    give an image, each as far from those before as can be: mixtures lie between records. Confirmed
+    is what has the share of one record, and all if they leave nothing.
 
     Args:
         exchange: What the server saw.
@@ -191,25 +197,28 @@ def records_in_rows(
     reader = Reader(exchange, layer, span, count)
     bias = gradient.bias.clone()
     rows = Rows(gradient.weight @ span.right.T, bias, bias.abs())
-    known, labels = rows.weight[:0], list[int]()
+    known, fitting = rows.weight[:0], list[Fitting]()
     live = int((bias != 0).sum()) / len(exchange.rounds)
     while len(known) < count and 2 * len(span.values) <= live:
-        found = reader.candidates(rows, known)
-        fitting = reader.confirmed(rows, found)
-        exact = [record for record in fitting if record.is_exact]
-        new = (exact or fitting)[: count - len(known)]
-        known = torch.cat([known, *(record.inputs[None] for record in new)])
-        labels += [record.label for record in new]
-        for record in exact:
-            rows.take_off(record)
+        found = reader.fitting(rows, reader.candidates(rows, known))
+        exact = [one for one in found if one.is_exact]
+        new = (exact or found)[: count - len(known)]
+        known = torch.cat([known, *(one.inputs[None] for one in new)])
+        fitting += new
+        for one in new:
+            if one.is_exact:
+                rows.take_off(one)
         if not exact:
             break
     rest = _most_different(reader.candidates(rows, known), known, count - len(known))
-    confidence = torch.where(rest.votes > 1, REPEATED, PLAUSIBLE)
+    explained = len(fitting) == count and not len(rows.quotients()[0])
+    confirmed = [one.is_exact and (one.is_one or explained) for one in fitting]
+    labels = [one.label if sure else UNKNOWN for one, sure in zip(fitting, confirmed, strict=True)]
+    fitted = torch.tensor([CONFIRMED if sure else LIKELY for sure in confirmed])
     return Reconstruction(
         reader.images(torch.cat([known, rest.inputs])),
-        torch.tensor(labels) if len(labels) and not len(rest.rows) else None,
-        torch.cat([torch.full((len(known),), CONFIRMED), confidence.cpu()]),
+        torch.tensor(labels + [UNKNOWN] * len(rest.rows)) if any(confirmed) else None,
+        torch.cat([fitted, torch.where(rest.votes > 1, LIKELY, PLAUSIBLE).cpu()]),
     )
 
 

@@ -97,7 +97,7 @@ def audit_command(
     where = pick_device("auto" if device is None else device)
     with waiting(READING, quiet=quiet):
         session = prepare(chosen, where, network)
-    refuse_inert(settings, session.plan)
+    refuse_inert(settings, session.plan, chosen)
     head = header(session, chosen, settings, network)
     folder = out or Path("runs") / _folder_name(session.plan.case.name)
     record = RunRecord.create(folder, head, overwrite=overwrite)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from medbreach.randomness import lend_global
 from medbreach.servers.modification import Modification
-from medbreach.servers.quantiles import check_public, quantiles
+from medbreach.servers.quantiles import check_public, measured, quantiles
 from medbreach.servers.secrets import ImprintSecret
 from medbreach.types import ImageSpec
 
@@ -35,13 +35,16 @@ def breachings_block(
     with lend_global(rng):
         block: nn.Module = imprint_block(chosen.type, spec.shape, chosen.num_bins, settings)
     if chosen.calibrate:
-        calibrate(block, spec.normalise(public), chosen)
+        calibrate(block, spec, public, chosen)
     return block, ImprintSecret.maker(str(block.structure))
 
 
 @torch.no_grad()
 def calibrate(
-    block: Any, public: Float[Tensor, "public channels *space"], chosen: Modification
+    block: Any,
+    spec: ImageSpec,
+    public: Float[Tensor, "public channels *space"],
+    chosen: Modification,
 ) -> None:
     """Fit a block to public images.
 
@@ -52,7 +55,8 @@ def calibrate(
 
     Args:
         block: The block; changed in place.
-        public: Normalised public images.
+        spec: What is known about the images.
+        public: Public images, in the spec's unit.
         chosen: The block's settings.
 
     Raises:
@@ -62,41 +66,41 @@ def calibrate(
     weight, bias = block.linear0.weight, block.linear0.bias
     if chosen.type == "SparseImprintBlock":
         weight *= torch.tensor(block.bin_sizes[: len(weight)])[:, None]  # one direction again
-    measured = public.flatten(1) @ weight[0]
+    values = measured(spec, public, weight[:1])[:, 0]
     if chosen.type == "OneShotBlock":
-        bias.copy_(-_around(measured, chosen.target_val * chosen.gain, chosen.num_bins))
+        bias.copy_(-_around(values, chosen.target_val * chosen.gain, chosen.num_bins))
         return
     sparse = chosen.type == "SparseImprintBlock"
-    ends = _ends(measured, len(weight) + sparse)
+    ends = _ends(values, len(weight) + sparse)
     if sparse:
         widths = ends.diff().clamp_min(1e-6 * float(ends[-1] - ends[0]))
         weight *= chosen.gain / widths[:, None]
         bias.copy_(-ends[:-1] * chosen.gain / widths)
     else:
         bias.copy_(-ends)
-    _limit_output(block, measured, ends, chosen.gain)
+    _limit_output(block, values, ends, chosen.gain)
 
 
-def _ends(measured: Float[Tensor, " public"], count: int) -> Float[Tensor, " count"]:
+def _ends(values: Float[Tensor, " public"], count: int) -> Float[Tensor, " count"]:
     """Return ends of bins, the outer two beyond every public image."""
-    spread = max(float(measured.max() - measured.min()), 1e-6)
-    inner = quantiles(measured, torch.arange(1, count - 1) / (count - 1))
-    return torch.cat([measured.min()[None] - spread, inner, measured.max()[None] + spread])
+    spread = max(float(values.max() - values.min()), 1e-6)
+    inner = quantiles(values, torch.arange(1, count - 1) / (count - 1))
+    return torch.cat([values.min()[None] - spread, inner, values.max()[None] + spread])
 
 
-def _around(measured: Float[Tensor, " public"], target: float, bins: int) -> Float[Tensor, "2"]:
+def _around(values: Float[Tensor, " public"], target: float, bins: int) -> Float[Tensor, "2"]:
     """Return the ends of a bin that one in ``bins`` people falls into, around a measurement."""
-    below = float((measured < target).double().mean())
+    below = float((values < target).double().mean())
     low = min(max(below - 0.5 / bins, 0.0), 1 - 1 / bins)
-    ends = quantiles(measured, [low, low + 1 / bins])
+    ends = quantiles(values, [low, low + 1 / bins])
     return torch.stack([ends[0].clamp_max(target), ends[1].clamp_min(target + 1e-6 * abs(target))])
 
 
 def _limit_output(
-    block: Any, measured: Float[Tensor, " public"], ends: Float[Tensor, " ends"], gain: float
+    block: Any, values: Float[Tensor, " public"], ends: Float[Tensor, " ends"], gain: float
 ) -> None:
     """Give the block's output deviation or mean ``gain`` over public images, if rows add up."""
-    given = (measured[:, None] - ends).relu().sum(1)
+    given = (values[:, None] - ends).relu().sum(1)
     deviation, mean = float(given.std().clamp_min(1e-6)), float(given.mean())
     if hasattr(block, "linear2"):
         block.linear2.weight.fill_(gain / deviation)

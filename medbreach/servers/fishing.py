@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from medbreach.components import Planted, Server
 from medbreach.errors import NotApplicable
+from medbreach.servers.quantiles import check_images
 from medbreach.types import ImageSpec
 
 MOST_PUBLIC = 256
@@ -106,8 +107,9 @@ class FishingServer(Server):
 
         Raises:
             NotApplicable: The network does not end in a linear layer with a bias, has no such class
-                or feature, or there are too few public images for a cut.
+                or feature, or there are too few public images for a cut, or they do not fit.
         """
+        check_images(spec, public)
         place = last_layer(model, spec)
         layer = model.get_submodule(place)
         assert isinstance(layer, nn.Linear)

@@ -15,6 +15,7 @@ from medbreach.servers.breachings_blocks import breachings_block
 from medbreach.servers.loki import LokiSecret, loki_block, open_for_client
 from medbreach.servers.modification import Modification
 from medbreach.servers.peeling import peeling_block
+from medbreach.servers.quantiles import check_images
 from medbreach.servers.room import WIDTH, check_room
 from medbreach.servers.rows import quantile_biases, trap_weights
 from medbreach.types import ImageSpec
@@ -47,12 +48,15 @@ class MaliciousModelServer(Server):
     name: ClassVar[str] = "malicious_model"
     source: ClassVar[str] = (
         "Fowl et al. 2022, arXiv:2110.13057; CuriousAbandonHonesty: Boenisch et al. 2021, "
-        "arXiv:2112.02918; QBI: arXiv:2406.18745; LOKI: Zhao et al. 2024, "
-        "arXiv:2303.12233; PeelingBlock: medbreach"
+        "arXiv:2112.02918; QBI and PAIRS: Nowak et al. 2024, arXiv:2406.18745; LOKI: Zhao et al. "
+        "2024, arXiv:2303.12233; PeelingBlock: medbreach"
     )
     differs: ClassVar[str] = (
         "The block is planted before the whole network (or a named module), so it works for any "
-        "network in 2D and 3D; its bins and output can be calibrated on public images. LOKI's rows "
+        "network in 2D and 3D; its bins and output can be calibrated on public images, and so can "
+        "the scale of trap weights, which the source sets by hand, and QBI's biases, which it takes "
+        "from a normal distribution. For PAIRS, rows are chosen one after the other from a pool, "
+        "each time the one that isolates the most further records of simulated rounds. LOKI's rows "
         "take a constant and the image's energy beside each client's channels, so that a client's "
         "weights alone tell its bias gradient and whether records are mixed; its kernels are not "
         "trained, and the mean of its rows is added to the image."
@@ -78,8 +82,9 @@ class MaliciousModelServer(Server):
         """Return the network with the block in it, and where its rows are.
 
         Raises:
-            NotApplicable: The named module is not there, or there are too few public images.
+            NotApplicable: The named module is not there, or public images are few or do not fit.
         """
+        check_images(spec, public)
         chosen = self.model_modification
         if chosen.position is not None:
             _check_place(model, spec, chosen.position)

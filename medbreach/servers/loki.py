@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from medbreach.components import Planted
 from medbreach.servers.modification import Modification
-from medbreach.servers.quantiles import check_public, quantiles
+from medbreach.servers.quantiles import check_public, measured, normalised, quantiles
 from medbreach.servers.room import WIDTH, check_room
 from medbreach.types import ImageSpec
 
@@ -131,12 +131,13 @@ def loki_block(
     columns = math.prod(spec.shape) + EXTRA
     size = WIDTH * rows * sets * columns
     check_room(f"LOKI with {rows} rows for {sets} clients", size, copies=sets + 4)
-    images = spec.normalise(public).flatten(1)
-    constant = max(float(images.square().sum(1).mean().sqrt()), 1e-6)
+    energies = [images.flatten(1).square().sum(1) for images in normalised(spec, public)]
+    constant = max(float(torch.cat(energies).mean().sqrt()), 1e-6)
     block = LokiBlock(spec, rows, sets, modification.scaling, modification.gain, constant)
-    start = 0
-    for direction, count in _measurements(modification, images.shape[1], rng):
-        ends = thresholds(images @ direction, count)
+    start, drawn = 0, _measurements(modification, math.prod(spec.shape), rng)
+    values = measured(spec, public, torch.stack([direction for direction, _ in drawn]))
+    for (direction, count), own in zip(drawn, values.T, strict=True):
+        ends = thresholds(own, count)
         widths = ends.diff()
         chosen = slice(start, start + count)
         for weight in block.weights:
@@ -165,20 +166,20 @@ def open_for_client(planted: Planted, client: int) -> nn.Module:
     return network
 
 
-def thresholds(measured: Float[Tensor, " public"], rows: int) -> Float[Tensor, " ends"]:
+def thresholds(values: Float[Tensor, " public"], rows: int) -> Float[Tensor, " ends"]:
     """Return the ends of rows, rising, between which new records fall about equally often.
 
     The outermost rows reach well beyond all public images.
 
     Args:
-        measured: Measurements of public images.
+        values: Measurements of public images.
         rows: Number of rows.
     """
-    inner = quantiles(measured, torch.arange(1, rows) / rows).double()
-    reach = float(measured.max() - measured.min())
+    inner = quantiles(values, torch.arange(1, rows) / rows).double()
+    reach = float(values.max() - values.min())
     ends = torch.cat([inner[:1] - 2 * reach, inner, inner[-1:] + 2 * reach])
-    least = 1e-6 * max(reach, float(measured.abs().max()), 1e-6)  # for images that are all the same
-    rising: Tensor = (ends + least * torch.arange(rows + 1)).to(measured)
+    least = 1e-6 * max(reach, float(values.abs().max()), 1e-6)  # for images that are all the same
+    rising: Tensor = (ends + least * torch.arange(rows + 1)).to(values)
     return rising
 
 

@@ -30,8 +30,8 @@ class Modification:
         num_bins: Number of rows.
         connection: How the block leads back to the image: ``addition`` of the rows' mean, or
             ``linear``, a second dense layer as large as the first.
-        gain: Factor of the rows of breaching's blocks; of the others, and of calibrated ones,
-            deviation of what is added to the normalised image.
+        gain: Factor of the rows of breaching's blocks; of the others, and of calibrated ones, size
+            (deviation, or mean if larger) of what is added to the normalised image.
         linfunc: The measurement: ``avg``, ``fourier``, ``randn`` or ``rand``.
         mode: Frequency of the ``fourier`` measurement.
         target_val: Measurement of the record that a ``OneShotBlock`` is after.
@@ -40,9 +40,10 @@ class Modification:
         mu: Bias of ``CuriousAbandonHonesty``'s rows.
         sigma: Deviation of random weights.
         scale_factor: Ratio of ``CuriousAbandonHonesty``'s positive to its negative weights; null:
-            such that a row lets one of ``expected_records`` public images through.
+            such that a row lets one of ``expected_records`` public images through, with ``mu``.
         legacy_dkfz: Give ``CuriousAbandonHonesty`` the weights of a fork of breaching whose
-            negative half is not negative.
+            negative half is not negative. They are not fitted: a null ``scale_factor`` then means
+            0.01, as in the fork.
         expected_records: Number of records in a round that rows are fitted to.
         pairs: For each row of ``QBI``, this many are drawn, and those kept that isolate the most
             records of rounds simulated with public images; 1: none is left out.

@@ -17,7 +17,7 @@ at zero: a change of weights then keeps the precision of a gradient, however sma
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import torch
@@ -26,11 +26,8 @@ from torch import Tensor, nn
 
 from medbreach.errors import NotApplicable
 from medbreach.servers.modification import Modification
-from medbreach.servers.quantiles import check_public, quantiles
+from medbreach.servers.quantiles import AT_ONCE, check_public, normalised, quantiles
 from medbreach.types import ImageSpec
-
-AT_ONCE: Final = 16  # public images at a time
-
 
 LEAST_PUBLIC: Final = 8
 """Public images that several uncorrelated measurements are fitted to, at least (ours)."""
@@ -147,7 +144,7 @@ def _draw_directions(
     for row in directions:
         row.copy_(torch.randn(len(row), generator=rng))
         row -= row.mean()
-    parts = [normal.flatten(1) @ directions.T for normal in _normalised(spec, public)]
+    parts = [normal.flatten(1) @ directions.T for normal in normalised(spec, public)]
     measured = torch.cat(parts).double()
     for j, row in enumerate(directions):
         centred = measured - measured.mean(0)
@@ -177,14 +174,6 @@ def _pattern(
     weights = torch.randn(len(public), generator=rng)
     weights -= weights.mean()  # as if the images were centred
     mixture = torch.zeros(spec.shape)
-    for images, own in zip(_normalised(spec, public), torch.split(weights, AT_ONCE), strict=True):
+    for images, own in zip(normalised(spec, public), torch.split(weights, AT_ONCE), strict=True):
         mixture += torch.tensordot(own, images, 1)
     return (mixture - mixture.mean()) / mixture.std().clamp_min(1e-6)
-
-
-def _normalised(
-    spec: ImageSpec, public: Float[Tensor, "n channels *space"]
-) -> Iterator[Float[Tensor, "few channels *space"]]:
-    """Yield public images a few at a time: all together, they may be larger than the layer."""
-    for part in torch.split(public, AT_ONCE):
-        yield spec.normalise(part)

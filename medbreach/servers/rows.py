@@ -9,13 +9,20 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from medbreach.errors import NotApplicable
 from medbreach.servers.modification import Modification
-from medbreach.servers.quantiles import check_public, quantiles
+from medbreach.servers.quantiles import AT_ONCE, check_public, measured, normalised, quantiles
 from medbreach.servers.secrets import ImprintSecret
 from medbreach.types import ImageSpec
 
 SIMULATED: Final = 64
 """Rounds of public images that rows are tried on (ours)."""
+ROWS_AT_ONCE: Final = 64
+"""Candidates for rows that are drawn and measured together."""
+FITTED_ROWS: Final = 256
+"""Rows that trap weights' scale is fitted to, at most."""
+FORKS_SCALE: Final = 0.01
+"""Ratio of the halves of each row's weights in the DKFZ fork of breaching."""
 
 
 class RowsBlock(nn.Module):
@@ -64,17 +71,17 @@ def trap_weights(
     apply.
 
     Raises:
-        NotApplicable: The scale is to be fitted and there are too few public images.
+        NotApplicable: The scale is to be fitted and there are too few public images, or all are
+            black.
     """
     block = RowsBlock(spec.shape, chosen.num_bins, chosen.connection)
     weight, bias = block.linear0.weight, block.linear0.bias
     voxels = weight.shape[1]
-    half, shown = voxels // 2, _from_0_to_1(spec, public)
+    half = voxels // 2
     factor, offset = _undoing_normalisation(spec)
-    if chosen.scale_factor is None:
+    is_fitted = chosen.scale_factor is None and not chosen.legacy_dkfz
+    if is_fitted:
         check_public(public)
-    down = torch.zeros(len(weight), len(public))
-    up = torch.zeros(len(weight), len(public))
     positive = torch.zeros(len(weight), voxels, dtype=torch.bool)
     for k in range(len(weight)):  # one after the other: indices take more memory than weights
         order = torch.randperm(voxels, generator=rng)
@@ -84,18 +91,57 @@ def trap_weights(
         weight[k, order[:half]] = drawn
         weight[k, order[half : 2 * half]] = -drawn
         positive[k, order[half:]] = True
-        up[k] = shown @ weight[k].where(positive[k], 0)
-        down[k] = shown @ weight[k].where(~positive[k], 0)
-    scale = chosen.scale_factor
-    if scale is None:
-        scale = float(quantiles((-down / up).flatten(), [1 / chosen.expected_records]))
+    given = FORKS_SCALE if chosen.scale_factor is None else chosen.scale_factor
+    some = slice(FITTED_ROWS)  # all are drawn alike
+    halves = _halves(weight[some], positive[some], spec, public) if is_fitted else None
+    scale = given if halves is None else _fitted_scale(*halves, chosen)
     for row, scaled in zip(weight, positive, strict=True):
         row[scaled] *= scale
     bias[:] = chosen.mu + weight @ offset
     weight *= factor
     if not chosen.legacy_dkfz:
-        _limit_output(block, spec.normalise(public), chosen.gain)
+        _limit_output(block, spec, public, chosen.gain)
     return block, ImprintSecret.maker(block.structure)
+
+
+def _halves(
+    weight: Float[Tensor, "rows voxels"],
+    positive: Bool[Tensor, "rows voxels"],
+    spec: ImageSpec,
+    public: Float[Tensor, "public channels *space"],
+) -> tuple[Float[Tensor, "rows public"], Float[Tensor, "rows public"]]:
+    """Return what the negative and the positive half of each row make of public images."""
+    down, up = torch.zeros(2, len(weight), len(public))
+    for start in range(0, len(public), AT_ONCE):
+        few = slice(start, start + AT_ONCE)
+        shown = _from_0_to_1(spec, public[few])
+        for k, (row, above) in enumerate(zip(weight, positive, strict=True)):
+            up[k, few] = shown @ row.where(above, 0)
+            down[k, few] = shown @ row.where(~above, 0)
+    return down, up
+
+
+def _fitted_scale(
+    down: Float[Tensor, "rows public"], up: Float[Tensor, "rows public"], chosen: Modification
+) -> float:
+    """Return the ratio of the halves at which a row lets one of n public images through.
+
+    Args:
+        down: What the negative half of each row makes of each image.
+        up: What the positive half does before it is scaled.
+        chosen: The block's settings.
+
+    Raises:
+        NotApplicable: All images are black.
+    """
+    seen = up > 1e-6 * up.max()  # a black image gets through at every scale, or at none
+    if not seen.any():
+        raise NotApplicable(
+            "trap weights cannot be fitted to public images that are all black: give others, or "
+            "set case.server.model_modification.scale_factor"
+        )
+    opening = -(down[seen] + chosen.mu) / up[seen]
+    return float(quantiles(opening, [1 / chosen.expected_records]))
 
 
 @torch.no_grad()
@@ -113,7 +159,7 @@ def quantile_biases(
     Raises:
         NotApplicable: Public images are needed and there are too few.
     """
-    n, images = chosen.expected_records, spec.normalise(public)
+    n = chosen.expected_records
     block = RowsBlock(spec.shape, chosen.num_bins, chosen.connection)
     weight, bias = block.linear0.weight, block.linear0.bias
     seeds = torch.randint(2**62, (chosen.num_bins * chosen.pairs,), generator=rng).tolist()
@@ -122,16 +168,22 @@ def quantile_biases(
     kept = list(range(len(seeds)))
     if chosen.calibrate or chosen.pairs > 1:
         check_public(public)
-        rows = (_row(seed, weight.shape[1], chosen.sigma) for seed in seeds)
-        measured = torch.stack([images.flatten(1) @ row for row in rows])
+        values = torch.cat(
+            [
+                measured(
+                    spec, public, _rows(seeds[k : k + ROWS_AT_ONCE], weight.shape[1], chosen)
+                ).T
+                for k in range(0, len(seeds), ROWS_AT_ONCE)
+            ]
+        )
         if chosen.calibrate:
-            limits = torch.stack([quantiles(values, [1 - 1 / n])[0] for values in measured])
+            limits = torch.stack([quantiles(own, [1 - 1 / n])[0] for own in values])
         if chosen.pairs > 1:
-            kept = isolating(measured > limits[:, None], chosen.num_bins, n, rng)
+            kept = isolating(values > limits[:, None], chosen.num_bins, n, rng)
     for k, candidate in enumerate(kept):  # drawn again: all candidates together are too large
-        weight[k] = _row(seeds[candidate], weight.shape[1], chosen.sigma)
+        weight[k] = _rows([seeds[candidate]], weight.shape[1], chosen)[0]
         bias[k] = -limits[candidate]
-    _limit_output(block, images, chosen.gain)
+    _limit_output(block, spec, public, chosen.gain)
     return block, ImprintSecret.maker(block.structure)
 
 
@@ -170,21 +222,23 @@ def isolating(
     return kept
 
 
-def _row(seed: int, voxels: int, sigma: float) -> Float[Tensor, " voxels"]:
-    return sigma * torch.randn(voxels, generator=torch.Generator().manual_seed(seed))
+def _rows(seeds: list[int], voxels: int, chosen: Modification) -> Float[Tensor, "rows voxels"]:
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    return chosen.sigma * torch.stack([torch.randn(voxels, generator=g) for g in generators])
 
 
 def _limit_output(
-    block: RowsBlock, images: Float[Tensor, "public channels *space"], gain: float
+    block: RowsBlock, spec: ImageSpec, public: Float[Tensor, "public channels *space"], gain: float
 ) -> None:
-    """Scale what the block gives so that its deviation over public images is ``gain``.
+    """Scale what the block gives so that it has the size ``gain`` over public images.
 
-    Otherwise it can be so large that the network is sure of a record's class, whose gradient is
-    then zero.
+    Its size is its deviation, or its mean if that is larger. Otherwise it can be so large that the
+    network is sure of a record's class, whose gradient is then zero.
     """
-    if len(images) < 2:
+    if len(public) < 2:
         return
-    given = block.linear0(images.flatten(1)).relu().mean(1)
+    few = normalised(spec, public)
+    given = torch.cat([block.linear0(images.flatten(1)).relu().mean(1) for images in few])
     largest = max(float(given.std()), float(given.mean()))
     if largest > 0:
         block.outgoing = gain / largest

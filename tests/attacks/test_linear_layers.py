@@ -1,5 +1,6 @@
 """What a linear layer's gradient gives away: closed forms on real images, in 2D and 3D."""
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -12,13 +13,17 @@ from medbreach.attacks.cocktail_party import CocktailParty
 from medbreach.attacks.feature_recovery import Encoder, FeatureRecovery, find_features
 from medbreach.attacks.image_layer import find_image_layer
 from medbreach.attacks.span import span_of
+from medbreach.case import draw
 from medbreach.errors import NotApplicable
 from medbreach.models.mlp import MLP
 from medbreach.models.monai_networks import MonaiViT
 from medbreach.models.small_cnn import SmallCNN
 from medbreach.protocol import LocalNoise, User
-from medbreach.testing.examples import tiny_exchange, tiny_sample
-from medbreach.types import Exchange, Round, Update
+from medbreach.randomness import Seeds
+from medbreach.recovery import psnr_table
+from medbreach.round import play
+from medbreach.testing.examples import CPU, tiny_case, tiny_collection, tiny_exchange, tiny_sample
+from medbreach.types import UNKNOWN, Exchange, Round, Update
 
 FORMS = {"2D grey": ((16, 16), 1), "2D RGB": ((16, 16), 3), "3D": ((8, 16, 16), 1)}
 each_form = pytest.mark.parametrize(("space", "channels"), FORMS.values(), ids=FORMS)
@@ -155,7 +160,10 @@ class Twice(nn.Module):
     ("network", "sentence"),
     [
         (nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 3)), r"0 \(Conv2d\) comes"),
-        (nn.Sequential(nn.AvgPool2d(2), nn.Flatten(), nn.Linear(48, 3)), "0|1|2"),
+        (
+            nn.Sequential(nn.AvgPool2d(2), nn.Flatten(), nn.Linear(48, 3)),
+            r"2 \(Linear\) comes first",
+        ),
         (nn.Sequential(Squashed(), nn.Linear(192, 3)), "takes the image as it is"),
         (nn.Sequential(Cropped(), nn.Linear(144, 3)), "takes 75% of its pixels"),
         (Twice(), r"first \(Linear\) comes first"),
@@ -230,6 +238,44 @@ def test_mixtures_are_claimed_with_little_confidence():
     assert 1 <= len(claims.images) <= 4
     assert errors(claims.images, images, exchange.spec).min() > 0.01
     assert claims.confidence.le(0.5).all()
+
+
+@pytest.mark.parametrize("hidden", [1, 2])
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("user", ["gradient", "clipped gradients", "one local step"])
+def test_what_is_confirmed_is_a_record_however_narrow_the_network(hidden, classes, user):
+    """Mixtures that go through the same rows as a record fit as well."""
+    least, confirmed, unsure = math.inf, 0, 0
+    for width, seed, records in itertools.product((16, 32, 64), range(4), (4, 8)):
+        model = MLP(width=width, hidden=hidden)
+        truth, exchange = withheld(model, classes, seed, user, records)
+        claims = run(Analytic(), exchange)
+        best = psnr_table(claims.images, truth.images, exchange.spec).max(1)
+        sure = claims.confidence == 1
+        least = min([least, *best.values[sure].tolist()])
+        confirmed, unsure = confirmed + int(sure.sum()), unsure + int((~sure).sum())
+        if claims.labels is not None:
+            assert torch.equal(claims.labels[sure], truth.labels[best.indices[sure]])
+            assert (claims.labels[~sure] == UNKNOWN).all()
+    assert least >= 40
+    assert confirmed >= 5
+    assert unsure
+
+
+def withheld(model, classes, seed, user, records):
+    """Return the records and what the server sees of them; their labels are withheld."""
+    how = {
+        "gradient": {},
+        "clipped gradients": {"local_diff_privacy": LocalNoise(per_example_clipping=0.01)},
+        "one local step": {"user_type": "local_update", "local_learning_rate": 0.1},
+    }
+    user = User(num_data_points=records, provide_labels=False, **how[user])
+    case = tiny_case((16, 16), 3, model=model, user=user)
+    case = replace(case, federation=replace(case.federation, default_clients=1))
+    sample = draw(case, tiny_collection((16, 16), 3), Seeds(seed), 2, 20)
+    batches = tuple(replace(b, labels=b.labels % classes) for b in sample.batches)
+    sample = replace(sample, classes=classes, batches=batches)
+    return sample.truth, play(case, sample, (), Seeds(seed), CPU)[0]
 
 
 def test_nothing_is_claimed_of_a_zero_gradient():

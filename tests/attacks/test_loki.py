@@ -10,6 +10,7 @@ from medbreach.errors import NotApplicable
 from medbreach.models.small_cnn import SmallCNN
 from medbreach.protocol import User
 from medbreach.randomness import Seeds
+from medbreach.recovery import psnr_table
 from medbreach.round import play
 from medbreach.servers import room
 from medbreach.servers.imprint import MaliciousModelServer
@@ -214,6 +215,30 @@ def test_noise_makes_no_claims_of_rows_that_nothing_came_through():
     one = replace(only, update=replace(only.update, change=noisy))
     claims = read(replace(exchange, rounds=(one,)))
     assert len(shown) / 2 <= len(claims) <= CLIENTS * RECORDS
+
+
+def test_confidence_falls_with_noise():
+    """What has a confidence near 1 is a record, and without noise everything claimed has."""
+    sample = mirrored(FORMS["2D RGB"])
+    exchange = seen(sample, replace(LOKI, num_bins=96))
+    clean, (only,) = exchange.rounds[0].update.change, exchange.rounds
+    typical = max(clean[f"0.weights.{k}"][:, :-EXTRA].std() for k in range(CLIENTS))
+    mean, right = [], []
+    for size in (0.0, 0.001, 0.01, 0.1, 0.3):
+        rng = torch.Generator().manual_seed(0)
+        noisy = {
+            n: g + size * typical * torch.randn(g.shape, generator=rng) for n, g in clean.items()
+        }
+        one = replace(only, update=replace(only.update, change=noisy))
+        claims = ImprintReadout()(replace(exchange, rounds=(one,)), torch.Generator())
+        best = psnr_table(claims.images, sample.truth.images, sample.spec).max(1).values
+        mean.append(claims.confidence.mean().item())
+        right.append((best[claims.confidence > 0.9] >= 30).tolist())
+        assert claims.confidence[best < 25].lt(0.75).all()
+    assert mean[0] > 0.99
+    assert mean == sorted(mean, reverse=True)
+    assert mean[-1] < 0.75
+    assert all(map(all, right))
 
 
 def test_an_update_of_nothing_but_zeros():

@@ -13,12 +13,14 @@ from medbreach.errors import NotApplicable
 from medbreach.models.small_cnn import SmallCNN
 from medbreach.protocol import User
 from medbreach.randomness import Seeds
+from medbreach.recovery import psnr_table
 from medbreach.round import play as play_round
 from medbreach.servers.breachings_blocks import calibrate
 from medbreach.servers.imprint import MaliciousModelServer
 from medbreach.servers.modification import Modification
 from medbreach.servers.secrets import ImprintSecret
 from medbreach.testing.examples import tiny_case, tiny_collection, tiny_exchange, tiny_sample
+from medbreach.types import Batch
 
 FORMS = {"2D RGB": ((16, 16), 3), "2D grey": ((16, 16), 1), "3D": ((8, 16, 16), 1)}
 each_form = pytest.mark.parametrize(("space", "channels"), FORMS.values(), ids=FORMS)
@@ -175,7 +177,7 @@ def test_calibration_puts_bins_at_quantiles_and_keeps_the_output_in_range():
     sample = tiny_sample((16, 16), 1)
     public = sample.spec.normalise(sample.public)
     block = breachings_block(sample.spec, rows=10, connection="linear")
-    calibrate(block, public, Modification(num_bins=10, connection="linear"))
+    calibrate(block, sample.spec, sample.public, Modification(num_bins=10, connection="linear"))
     measured = public.flatten(1) @ block.linear0.weight[0]
     below = (measured[:, None] < -block.linear0.bias.detach()).double().mean(0)
     torch.testing.assert_close(below, torch.arange(10).double() / 9, atol=0.15, rtol=0)
@@ -189,7 +191,7 @@ def test_a_calibrated_block_that_is_added_stays_small(gain):
     sample = tiny_sample((16, 16), 1)
     public = sample.spec.normalise(sample.public)
     block = breachings_block(sample.spec, rows=10, connection="addition")
-    calibrate(block, public, Modification(num_bins=10, gain=gain))
+    calibrate(block, sample.spec, sample.public, Modification(num_bins=10, gain=gain))
     added = (block(public) - public).detach().flatten(1)
     assert added.std(1).max() < 1e-5  # one number for all pixels
     larger = max(added[:, 0].std().item(), added[:, 0].mean().item())
@@ -313,6 +315,28 @@ def test_throughput_is_left_alone(settings):
 def test_reading_needs_a_planted_layer():
     with pytest.raises(NotApplicable, match="choose a server that plants one"):
         by_medbreach("imprint", play(network(tiny_sample((12, 12), 3).spec)))
+
+
+@pytest.mark.parametrize("kind", ["ImprintBlock", "QBI", "CuriousAbandonHonesty"])
+def test_every_round_is_read_and_a_record_claimed_once(kind):
+    """Rows are drawn anew in each round and isolate other records."""
+    collection = tiny_collection((16, 16), 3)
+    images = collection.images(range(40))
+    batch = Batch(images[:12], torch.arange(12) % 2)
+    sample = replace(tiny_sample((16, 16), 3), batches=(batch,), clients=(0,), public=images[12:])
+    settings = {"linfunc": "randn", "scale_factor": None, "gain": 0.1, "num_bins": 16}
+    server = replace(planting(kind, calibrate=True, **settings), num_queries=4)
+    case = tiny_case(server=server, user=User(num_data_points=12), model=SmallCNN(width=4))
+    (seen,) = play_round(case, sample, (), Seeds(0), torch.device("cpu"))
+    attack, shown, claimed = our_attack("imprint"), [], []
+    for rounds in (seen.rounds[:1], seen.rounds, seen.rounds[:1] * 2):
+        claims = attack(replace(seen, rounds=rounds), torch.Generator()).images
+        near = psnr_table(claims, batch.images, sample.spec) >= 60
+        shown.append(int(near.any(0).sum()))
+        claimed.append(len(claims))
+        assert len(rounds) == 1 or near.sum(0).max() <= 1
+    assert shown[1] > shown[0] == shown[2]
+    assert claimed[2] <= claimed[0]
 
 
 def test_a_layer_that_clients_do_not_train():

@@ -1,5 +1,6 @@
 """Planted rows of random weights, and quantiles of a population of which few images are public."""
 
+import copy
 import math
 from dataclasses import replace
 from statistics import NormalDist
@@ -8,10 +9,17 @@ import pytest
 import torch
 
 from medbreach.errors import NotApplicable
+from medbreach.models.small_cnn import SmallCNN
+from medbreach.servers import peeling as peeling_module
+from medbreach.servers import quantiles as quantiles_module
+from medbreach.servers import rows as rows_module
+from medbreach.servers.fishing import FishingServer
+from medbreach.servers.imprint import MaliciousModelServer
 from medbreach.servers.modification import Modification
 from medbreach.servers.quantiles import quantiles
 from medbreach.servers.rows import isolating, quantile_biases, trap_weights
 from medbreach.testing.examples import tiny_sample
+from medbreach.types import ImageSpec
 
 FORMS = {"2D RGB": ((16, 16), 3), "3D": ((8, 16, 16), 1)}
 each_form = pytest.mark.parametrize(("space", "channels"), FORMS.values(), ids=FORMS)
@@ -38,6 +46,26 @@ def test_quantiles_rise_and_have_their_share_below():
     assert (found.diff() > 0).all()
     below = (sample[:, None] < found).double().mean(0)
     torch.testing.assert_close(below, torch.arange(1, 10).double() / 10, atol=0.03, rtol=0)
+
+
+@pytest.mark.parametrize("shape", ["one hump", "long tail", "two far apart"])
+def test_quantiles_are_those_of_the_kernel_estimate_and_take_few_looks_at_it(shape, monkeypatch):
+    drawn = torch.randn(300, generator=rng()).double()
+    sample = {
+        "one hump": drawn,
+        "long tail": drawn.mul(2).exp(),
+        "two far apart": torch.cat([drawn[:200], drawn[200:] + 50]),
+    }[shape]
+    looks, ndtr = [], torch.special.ndtr
+    monkeypatch.setattr(torch.special, "ndtr", lambda z: (looks.append(z.numel()), ndtr(z))[1])
+    wanted = torch.arange(1, 500, dtype=torch.float64) / 500
+    found = quantiles(sample, wanted)
+    assert sum(looks) < 12 * len(sample) * len(wanted)
+    spread = torch.quantile(sample, 0.75) - torch.quantile(sample, 0.25)
+    width = 0.9 * min(float(sample.std()), float(spread) / 1.34) * 300**-0.2
+    for end, side in ((-1e-6, torch.less_equal), (1e-6, torch.greater_equal)):
+        below = ndtr((found[:, None] + end * width - sample) / width).mean(1)
+        assert side(below, wanted + 1e-12 * end).all()
 
 
 def test_quantiles_of_measurements_that_are_all_the_same():
@@ -71,6 +99,49 @@ def test_the_forks_weights_have_no_negative_half():
     assert (weight[large] > 0).double().mean().item() == pytest.approx(0.5, abs=0.05)
     assert large.double().mean().item() == pytest.approx(0.46, abs=0.03)
     assert block.outgoing == 1
+
+
+def test_the_forks_weights_have_the_forks_scale_if_none_is_given():
+    spec = tiny_sample((16, 16), 1).spec
+    one, other = (
+        Modification(type="CuriousAbandonHonesty", num_bins=4, scale_factor=scale, legacy_dkfz=True)
+        for scale in (0.01, None)
+    )
+    none = torch.zeros(0, *spec.shape)
+    weights = [trap_weights(c, spec, none, rng())[0].linear0.weight for c in (one, other)]
+    assert torch.equal(*weights)
+
+
+@each_form
+@pytest.mark.parametrize("mu", [-2.0, 0.0, 2.0])
+def test_a_fitted_scale_makes_up_for_the_rows_bias(space, channels, mu):
+    sample = tiny_sample(space, channels)
+    dark = sample.public.clone()
+    dark[0] = sample.spec.bounds[0]  # gets through if mu is positive, whatever the scale
+    for public in (sample.public, dark):
+        chosen = Modification(
+            type="CuriousAbandonHonesty", num_bins=64, scale_factor=None, mu=mu, expected_records=5
+        )
+        layer = trap_weights(chosen, sample.spec, public, rng())[0].linear0
+        there = layer(sample.spec.normalise(sample.public[1:]).flatten(1))
+        assert (there > 0).double().mean().item() == pytest.approx(0.2, abs=0.06)
+
+
+def test_trap_weights_are_fitted_however_many_rows_there_are():
+    """All measurements together are too many for torch's quantile."""
+    spec = replace(tiny_sample((16, 16), 1).spec, space=(4, 4))
+    chosen = Modification(type="CuriousAbandonHonesty", num_bins=17_000, scale_factor=None)
+    public = torch.rand(1000, 1, 4, 4, generator=rng()) * spec.range + spec.bounds[0]
+    layer = trap_weights(chosen, spec, public, rng())[0].linear0
+    share = (layer(spec.normalise(public[:200]).flatten(1)) > 0).double().mean().item()
+    assert share == pytest.approx(1 / 16, abs=0.03)
+
+
+def test_trap_weights_are_not_fitted_to_black_images():
+    spec = tiny_sample((16, 16), 1).spec
+    chosen = Modification(type="CuriousAbandonHonesty", num_bins=4, scale_factor=None)
+    with pytest.raises(NotApplicable, match=r"all black.*scale_factor"):
+        trap_weights(chosen, spec, torch.full((5, *spec.shape), spec.bounds[0]), rng())
 
 
 @each_form
@@ -135,6 +206,56 @@ def test_kept_rows_isolate_more_people():
         return total
 
     assert covered(kept) > covered(list(range(12)))
+
+
+PLANTED = ("ImprintBlock", "CuriousAbandonHonesty", "QBI", "LOKI", "PeelingBlock")
+
+
+@each_form
+@pytest.mark.parametrize("kind", PLANTED)
+def test_public_images_are_measured_a_few_at_a_time(space, channels, kind, monkeypatch):
+    """A block does not depend on how many, and never are all of them copied."""
+    sample = tiny_sample(space, channels)
+    model, sizes, whole = SmallCNN(width=4)(sample.spec, 2, rng()), [], ImageSpec.normalise
+
+    def noted(spec, images):
+        sizes.append(len(images))
+        return whole(spec, images)
+
+    def planted(at_once):
+        monkeypatch.setattr(quantiles_module, "AT_ONCE", at_once)
+        for module in (rows_module, peeling_module):
+            monkeypatch.setattr(module, "AT_ONCE", at_once)
+        chosen = Modification(type=kind, num_bins=12, calibrate=True, scale_factor=None, pairs=2)
+        server = MaliciousModelServer(model_modification=chosen)
+        sent = server.plant(copy.deepcopy(model), sample.spec, sample.public, rng()).model
+        return torch.cat([p.detach().flatten() for p in sent.parameters()])
+
+    together = planted(len(sample.public))
+    monkeypatch.setattr(ImageSpec, "normalise", noted)
+    torch.testing.assert_close(planted(3), together, atol=2e-3, rtol=2e-3)
+    assert max(sizes, default=0) <= 3
+
+
+@pytest.mark.parametrize("kind", [*PLANTED, "fishing"])
+@pytest.mark.parametrize("what", ["another size", "another channel", "not a number", "infinite"])
+def test_public_images_that_do_not_fit_are_refused(kind, what):
+    sample = tiny_sample((16, 16), 3)
+    public, sentence = {
+        "another size": (sample.public[..., :8], r"\(3, 16, 8\), the clients' \(3, 16, 16\)"),
+        "another channel": (sample.public[:, :1], r"\(1, 16, 16\), the clients' \(3, 16, 16\)"),
+        "not a number": (sample.public.clone(), "not finite"),
+        "infinite": (sample.public.clone(), "not finite"),
+    }[what]
+    if "finite" in sentence:
+        public[3, 0, 2, 2] = math.nan if what == "not a number" else math.inf
+    chosen = Modification(
+        type="LOKI" if kind == "fishing" else kind, num_bins=12, calibrate=True, scale_factor=None
+    )
+    server = MaliciousModelServer(model_modification=chosen)
+    server = FishingServer() if kind == "fishing" else server
+    with pytest.raises(NotApplicable, match=sentence):
+        server.plant(SmallCNN(width=4)(sample.spec, 2, rng()), sample.spec, public, rng())
 
 
 @pytest.mark.parametrize("settings", [{"scale_factor": None}, {"type": "QBI", "calibrate": True}])
