@@ -8,7 +8,7 @@ from torch import Tensor
 
 from medbreach.attacks.image_layer import Gradient, ImageLayer, find_image_layer
 from medbreach.attacks.patch_embedding import find_patch_layer, invert_patches
-from medbreach.attacks.rows import records_in_rows
+from medbreach.attacks.row_readout import records_in_rows
 from medbreach.attacks.simulation import check
 from medbreach.attacks.span import Span, span_of
 from medbreach.components import Attack

@@ -16,8 +16,8 @@ from medbreach.servers.loki import LokiSecret, loki_block, open_for_client
 from medbreach.servers.modification import Modification
 from medbreach.servers.peeling import peeling_block
 from medbreach.servers.quantiles import check_images
+from medbreach.servers.random_rows import quantile_biases, trap_weights
 from medbreach.servers.room import WIDTH, check_room
-from medbreach.servers.rows import quantile_biases, trap_weights
 from medbreach.types import ImageSpec
 
 MakeSecret = Callable[[str], Any]

@@ -17,7 +17,7 @@ from medbreach.servers.fishing import FishingServer
 from medbreach.servers.imprint import MaliciousModelServer
 from medbreach.servers.modification import Modification
 from medbreach.servers.quantiles import quantiles
-from medbreach.servers.rows import isolating, quantile_biases, trap_weights
+from medbreach.servers.random_rows import isolating, quantile_biases, trap_weights
 from medbreach.testing.examples import tiny_sample
 from medbreach.types import ImageSpec
 
