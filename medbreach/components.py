@@ -96,17 +96,16 @@ class Attack(Component):
                 f"{self.name} returned images of shape {tuple(images.shape[1:])}, "
                 f"not {exchange.spec.shape}"
             )
-        extremes = torch.stack(images.aminmax()) if images.numel() else images.new_zeros(0)
-        if not extremes.isfinite().all():
+        if not is_finite(images):
             raise ContractError(f"{self.name} returned intensities that are not finite")
         for what in (claim.labels, claim.confidence):
             if what is not None and len(what) != len(images):
                 raise ContractError(f"{self.name} returned {len(images)} images, {len(what)} marks")
         labels = None if claim.labels is None else claim.labels.detach().cpu()
         confidence = None if claim.confidence is None else claim.confidence.detach().cpu()
-        bounds = exchange.spec.bounds
-        if not torch.equal(extremes, extremes.clamp(*bounds)):  # else without another copy
-            images = images.clamp(*bounds)
+        low, high = exchange.spec.bounds
+        if images.numel() and (images.min() < low or images.max() > high):  # else without a copy
+            images = images.clamp(low, high)
         return Reconstruction(images, labels, confidence)
 
     def _check_needs(self, exchange: Exchange) -> None:
@@ -117,7 +116,7 @@ class Attack(Component):
                 f"{self.name} needs {', '.join(missing)}, which the client withholds"
             )
         for name, change in exchange.update.change.items():
-            if not self.blind and not change.isfinite().all():
+            if not self.blind and not is_finite(change):
                 raise NotApplicable(
                     f"the update's {name} is not finite: the client's training diverged"
                 )
@@ -201,6 +200,11 @@ class Server(Component):
         """
         del client
         return planted.model
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Return whether no number is NaN or infinite, without a copy as large as the tensor."""
+    return not tensor.numel() or bool(torch.stack(tensor.aminmax()).isfinite().all())
 
 
 @dataclass(frozen=True)

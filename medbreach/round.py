@@ -9,7 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from medbreach.case import Case, Sample
-from medbreach.components import ClientTask, Defense, LocalTraining, Planted, Server
+from medbreach.components import (
+    ClientTask,
+    Defense,
+    LocalTraining,
+    Planted,
+    Server,
+    is_finite,
+)
 from medbreach.errors import ContractError
 from medbreach.measure import available_memory
 from medbreach.models.weights import load_weights
@@ -255,6 +262,6 @@ def _sound(defense: Defense, update: object, model: nn.Module) -> Update:
         raise ContractError(
             f"{defense.name} returned an update of other shapes than the model, or in another order"
         )
-    if not all(g.isfinite().all() for g in update.change.values()):
+    if not all(map(is_finite, update.change.values())):
         raise ContractError(f"{defense.name} returned an update that is not finite")
     return update

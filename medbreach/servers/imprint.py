@@ -53,13 +53,14 @@ class MaliciousModelServer(Server):
     )
     differs: ClassVar[str] = (
         "The block is planted before the whole network (or a named module), so it works for any "
-        "network in 2D and 3D; its bins and output can be calibrated on public images, and so can "
-        "the scale of trap weights, which the source sets by hand, and QBI's biases, which it "
-        "takes from a normal distribution. For PAIRS, rows are chosen one after the other from a pool, "
-        "each time the one that isolates the most further records of simulated rounds. LOKI's rows "
-        "take a constant and the image's energy beside each client's channels, so that a client's "
-        "weights alone tell its bias gradient and whether records are mixed; its kernels are not "
-        "trained, and the mean of its rows is added to the image."
+        "network in 2D and 3D; its bins and output can be calibrated on public images, and so "
+        "can the scale of trap weights, which the source sets by hand, and QBI's biases, which "
+        "it takes from a normal distribution. For PAIRS, rows are chosen one after the other "
+        "from a pool, each time the one that isolates the most further records of simulated "
+        "rounds. LOKI's rows take a constant and the image's energy beside each client's "
+        "channels, so that a client's weights alone tell its bias gradient and whether records "
+        "are mixed; its kernels are not trained, and the mean of its rows is added to the "
+        "image."
     )
     malicious: ClassVar[bool] = True
 
