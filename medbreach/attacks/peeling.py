@@ -28,6 +28,8 @@ UNCHECKED: Final = 0.0
 
 LOOSEST: Final = 0.1  # tolerance, at most: mixtures of like images differ by little more
 LOOSER: Final = 3.0
+EXACT: Final = 0.1  # of the tolerance: doubt of a record without noise, at most
+ENOUGH: Final = 3  # such records, to tell that there is none
 
 TYPICAL: Final = 8  # public images that the energy of a typical one is taken from
 
@@ -123,16 +125,20 @@ def typical_energy(public: Float[Tensor, "public channels *space"], spec: ImageS
 
 
 def peel_under_noise(tables: Sequence[BinTable], tolerance: float) -> None:
-    """Peel every round, with ever more tolerance as long as that adds records.
+    """Peel every round, and under noise with ever more tolerance as long as that adds records.
 
-    Without noise nothing lies between records and mixtures; with it, doubts are of all sizes. Where
-    clients train for several steps they are too, but because records drift between bins.
+    Without noise nothing lies between records and mixtures: most records lie far within the
+    tolerance, and more of it would only let mixtures pass. With noise, doubts are of all sizes.
     """
-    read, before = 0, -1
-    while tolerance <= LOOSEST and (read == 0 or read > before):
+    peel_all(tables, tolerance)
+    doubts = [record.doubt for table in tables for record in table.peeled]
+    exact = sum(doubt <= EXACT * tolerance for doubt in doubts)
+    if exact >= ENOUGH and 2 * exact > len(doubts):
+        return
+    read, before = len(doubts), -1
+    while (tolerance := LOOSER * tolerance) <= LOOSEST and (read == 0 or read > before):
         peel_all(tables, tolerance)
         read, before = sum(len(table.peeled) for table in tables), read
-        tolerance *= LOOSER
 
 
 def peel_all(tables: Sequence[BinTable], tolerance: float) -> None:

@@ -3,7 +3,6 @@
 import bisect
 import heapq
 import math
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
@@ -104,9 +103,10 @@ def peel_beside(
 ) -> None:
     """Read on with records that another round gave away.
 
-    A bin that holds one of them and one unknown record gives both away: with ``W``, ``B`` and
-    ``H`` the bin's sums of ``delta x``, ``delta`` and ``delta e(x)``, and ``x`` the known
-    record, ``delta (H + e(x) B - 2 <W, x>) = H B - e(W)`` for each part of the image.
+    A bin that holds nothing else gives away each one's ``delta``. One that holds a known and an
+    unknown record gives both away: with ``W``, ``B`` and ``H`` the bin's sums of ``delta x``,
+    ``delta`` and ``delta e(x)``, and ``x`` the known record, ``delta (H + e(x) B - 2 <W, x>) =
+    H B - e(W)`` for each part of the image.
 
     Args:
         table: What is left in the bins.
@@ -116,38 +116,54 @@ def peel_beside(
     waiting = [image for image in known if not table.holds(image)]
     progress = True
     while waiting and progress and not table.full:
-        holders = Counter(b for image in waiting for b in table.bins_of(image))
-        progress = any(_resolve(table, image, holders, tolerance) for image in waiting)
+        inside: dict[int, list[Tensor]] = {}
+        for image in waiting:
+            for b in table.bins_of(image):
+                inside.setdefault(b, []).append(image)
+        progress = any(_solve(table, b, images) for b, images in inside.items())
+        progress = progress or any(
+            _resolve(table, images[0], b, tolerance)
+            for b, images in inside.items()
+            if len(images) == 1
+        )
         peel(table, tolerance)
         waiting = [image for image in waiting if not table.holds(image)]
 
 
-def _resolve(
-    table: BinTable, image: Float[Tensor, " voxels"], holders: Counter[int], tolerance: float
-) -> bool:
-    """Subtract a known record whose ``delta`` one of its bins gives away, if one does.
+def _solve(table: BinTable, b: int, images: Sequence[Float[Tensor, " voxels"]]) -> bool:
+    """Subtract known records if they are all that a bin holds; return whether they are."""
+    if len(table.peeled) + len(images) > len(table.totals):
+        return False
+    held, shown = table.content(b).double(), torch.stack(list(images)).double()
+    deltas = torch.linalg.lstsq(shown @ shown.T, (shown @ held)[:, None]).solution[:, 0]
+    size = float(deltas.abs().sum())
+    energies = torch.stack([table.energy(image) for image in images])
+    wrong = (
+        float((held - deltas @ shown).square().mean().sqrt()) / table.scale**0.5,
+        abs(float(table.totals[b] - deltas.sum())),
+        float((table.checks[b] - deltas.cpu() @ energies).abs().max()) / table.scale,
+    )
+    if max(wrong) > SAME * size or float(deltas.abs().min()) <= table.floor:
+        return False
+    for image, delta in zip(images, deltas.tolist(), strict=True):
+        table.subtract(Peeled(image, delta))
+    return True
 
-    Args:
-        table: What is left in the bins.
-        image: The record.
-        holders: How many known records that wait for this lie in each bin.
-        tolerance: Doubt up to which what is left of a bin is taken to be one record.
-    """
-    for b in table.bins_of(image):
-        if abs(table.totals[b]) <= table.floor or holders[b] > 1:
-            continue
-        delta = _delta_beside_one(table, image, b)
-        if not abs(delta) > table.floor:
-            continue
-        left = float(table.totals[b]) - delta
-        if abs(left) <= table.floor:
-            continue
-        rest = Peeled((table.content(b) - delta * image) / left, left)
-        doubt = table.doubt_of(rest, b, table.checks[b] - delta * table.energy(image))
-        if doubt <= tolerance:
-            table.subtract(Peeled(image, delta, doubt))
-            return True
-    return False
+
+def _resolve(table: BinTable, image: Float[Tensor, " voxels"], b: int, tolerance: float) -> bool:
+    """Subtract a known record whose ``delta`` a bin gives away; return whether it does."""
+    if abs(table.totals[b]) <= table.floor:
+        return False
+    delta = _delta_beside_one(table, image, b)
+    left = float(table.totals[b]) - delta
+    if not min(abs(delta), abs(left)) > table.floor:
+        return False
+    rest = Peeled((table.content(b) - delta * image) / left, left)
+    doubt = table.doubt_of(rest, b, table.checks[b] - delta * table.energy(image))
+    if doubt > tolerance:
+        return False
+    table.subtract(Peeled(image, delta, doubt))
+    return True
 
 
 def _delta_beside_one(table: BinTable, image: Float[Tensor, " voxels"], b: int) -> float:

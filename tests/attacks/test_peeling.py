@@ -178,6 +178,23 @@ def test_a_bin_with_a_known_and_an_unknown_record_gives_both_away():
     assert found == {tuple(image): pytest.approx(delta) for image, delta in wanted}
 
 
+def test_records_that_another_round_gave_away_are_told_where_they_share_every_bin():
+    assigned = [(1, 1)] * 3
+    images, deltas = records_in(assigned), [0.5, -0.2, 0.7]
+    table = bins_by_hand(assigned, images, deltas)
+    peel_beside(table, list(images[[2, 0, 1]]), 1e-6)
+    assert [record.delta for record in table.peeled] == pytest.approx([0.7, 0.5, -0.2])
+    assert float(table.totals.abs().max()) < 1e-9
+
+
+def test_two_known_records_beside_an_unknown_one_do_not_help():
+    assigned = [(1, 1)] * 3
+    images = records_in(assigned)
+    table = bins_by_hand(assigned, images, [0.5, -0.2, 0.7])
+    peel_beside(table, list(images[:2]), 1e-6)
+    assert not table.peeled
+
+
 def test_a_known_record_beside_two_unknown_ones_does_not_help():
     assigned = [(1, 1)] * 3
     images = records_in(assigned)
