@@ -4,6 +4,7 @@ import copy
 
 import planted as plants
 import pytest
+import served
 import torch
 from torch import nn
 
@@ -11,6 +12,8 @@ from medbreach.inspection import inspect_model
 from medbreach.models.mlp import MLP
 from medbreach.models.small_cnn import SmallCNN
 from medbreach.randomness import lend_global
+from medbreach.servers.fishing import FishingServer
+from medbreach.servers.modification import KEYS_OF
 from medbreach.testing.examples import tiny_sample
 
 FORMS = {"2D RGB": ((16, 16), 3), "3D": ((8, 16, 16), 1)}
@@ -74,16 +77,26 @@ def test_fishing(kind, disguise, space, channels):
     assert OF_HEADS[kind] in kinds(model, spec)
 
 
+def test_every_server_is_tested():
+    assert {choice for choice, _ in served.SERVERS.values()} == set(served.CHOICES)
+    planting = [server for server in map(served.server, served.SERVERS) if not is_fishing(server)]
+    assert {server.model_modification.type for server in planting} == set(KEYS_OF)
+
+
+def is_fishing(server):
+    return isinstance(server, FishingServer)
+
+
 @each_form
-@pytest.mark.parametrize("disguise", ["plain", "noisy"])
-@pytest.mark.parametrize("name", plants.SERVERS)
+@pytest.mark.parametrize("disguise", ["plain", "noisy", "split", "all"])
+@pytest.mark.parametrize("name", served.SERVERS)
 def test_what_medbreachs_own_servers_send(name, disguise, space, channels):
     sample = tiny_sample(space, channels)
-    honest, server = network(sample.spec), plants.server(name)
+    honest, server = network(sample.spec), served.server(name)
     rng = torch.Generator().manual_seed(0)
     sent = server.plant(copy.deepcopy(honest), sample.spec, sample.public, rng)
     with seeded():
-        if not plants.disguised(sent, honest, disguise):
+        if not served.disguised(sent, honest, disguise):
             pytest.skip("its rows cannot be disguised so")
     assert kinds(server.send(sent, 0), sample.spec) - {STRUCTURE}
 

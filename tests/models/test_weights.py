@@ -93,7 +93,7 @@ def zipped(file):
     ("write", "message"),
     [
         (lambda file: None, "there is no such weights file"),
-        (lambda file: file.mkdir(), "there is no such weights file"),
+        (lambda file: file.mkdir(), "is a folder, not a weights file"),
         (lambda file: file.write_text("hello world"), "damaged or no torch file"),
         (lambda file: file.write_text("conv.weight 0.1\n"), "damaged or no torch file"),
         (lambda file: file.write_bytes(b""), "damaged or no torch file"),
