@@ -178,8 +178,13 @@ def train(
 def training(
     honest: Honest, fresh: nn.Module, data: Images, steps: int, long: int
 ) -> Iterator[tuple[str, nn.Module]]:
-    """Yield an honest network fresh, after some training, and after more if that is quick."""
+    """Yield an honest network fresh, after some training, and after more if that is quick.
+
+    Where training diverged, to numbers that are not finite, it is left out.
+    """
     yield "fresh", fresh
     yield f"{steps} sgd", train(fresh, data, steps, sgd)
     for optimise in (sgd, adamw, rough) if honest.quick else ():
-        yield f"{long} {optimise.__name__}", train(fresh, data, long, optimise)
+        trained = train(fresh, data, long, optimise)
+        if all(parameter.isfinite().all() for parameter in trained.parameters()):
+            yield f"{long} {optimise.__name__}", trained

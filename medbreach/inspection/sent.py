@@ -55,10 +55,9 @@ def inspect_sent(
         ModelError: A file is of another architecture, or the network cannot be run.
     """
     difference = compare(agreed.model.state_dict(), sent)
-    _refuse_other(difference, sent, agreed, "the file")
+    _refuse_other(difference, sent, agreed)
     if previous is not None:
-        before = compare(agreed.model.state_dict(), previous)
-        _refuse_other(before, previous, agreed, "the file of the previous round")
+        _refuse_other_before(previous, agreed)
     found = {ours: sent[theirs] for ours, theirs in difference.same.items()}
     agreed.model.load_state_dict(found, strict=False)
     view = look_at(agreed.model, agreed.spec, public)
@@ -74,14 +73,8 @@ def inspect_sent(
     return Inspection(ordered(signs), notes(view))
 
 
-def _refuse_other(difference: Difference, state: State, agreed: Agreed, file: str) -> None:
+def _refuse_other(difference: Difference, state: State, agreed: Agreed) -> None:
     """Check that a file holds the agreed architecture, whatever else it holds.
-
-    Args:
-        difference: How the file differs from the architecture.
-        state: What it holds.
-        agreed: What was agreed on.
-        file: What the file is, for errors.
 
     Raises:
         ModelError: It does not.
@@ -92,22 +85,37 @@ def _refuse_other(difference: Difference, state: State, agreed: Agreed, file: st
         name = difference.missing[0]
         there = f"is {_shape(state[name])}" if name in state else "is not"
         raise ModelError(
-            f"{name} {there} in {file} where {agreed.name} has {_shape(ours[name])}: name the "
+            f"{name} {there} in the file where {agreed.name} has {_shape(ours[name])}: name the "
             "architecture, the image shape and the classes that were agreed on; if they are right, "
             "do not train it"
         )
     if missing and known <= missing:
         raise ModelError(
-            f"{file} fits another network: it has {known} of the {known + missing} tensors of "
+            f"the file fits another network: it has {known} of the {known + missing} tensors of "
             f"{agreed.name}, so name the architecture that was agreed on; if this one is, do not "
             "train it"
         )
     for name, there in difference.same.items():
         if ours[name].is_floating_point() and not state[there].is_floating_point():
             raise ModelError(
-                f"{there} holds whole numbers ({state[there].dtype}) in {file} where {agreed.name} "
-                "has weights: ask for the floating-point weights that are to be trained"
+                f"{there} holds whole numbers ({state[there].dtype}) in the file where "
+                f"{agreed.name} has weights: ask for the floating-point weights that are to be "
+                "trained"
             )
+
+
+def _refuse_other_before(previous: State, agreed: Agreed) -> None:
+    """Check that the file of the previous round holds the agreed architecture too.
+
+    Raises:
+        ModelError: It does not.
+    """
+    missing = compare(agreed.model.state_dict(), previous).missing
+    if missing:
+        raise ModelError(
+            f"{missing[0]} of {agreed.name} is not in the file of the previous round, or has "
+            "another shape there: give what the server sent one round before"
+        )
 
 
 def _shape(tensor: Tensor) -> str:

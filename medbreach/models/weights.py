@@ -44,7 +44,8 @@ def read_weights(file: str | Path) -> dict[str, Tensor]:
         isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
     ):
         raise ModelError(
-            f"{path} holds no state dict: save it with torch.save(network.state_dict(), file)"
+            f"{path} holds no state dict, alone or under {', '.join(WRAPPERS)}: save it with "
+            "torch.save(network.state_dict(), file)"
         )
     if not state:
         raise ModelError(f"{path} holds an empty state dict")

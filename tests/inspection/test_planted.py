@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from medbreach.inspection import inspect_model
+from medbreach.inspection.view import look_at
 from medbreach.models.mlp import MLP
 from medbreach.models.small_cnn import SmallCNN
 from medbreach.randomness import lend_global
@@ -150,6 +151,35 @@ def test_rows_that_training_made_parallel_are_no_ladder(space, channels):
     rows = nn.functional.normalize(model[1].weight.detach(), dim=1)
     assert ((rows @ rows.T).abs() > 0.98).sum() > 2 * len(rows)  # they are parallel indeed
     assert "ladder" not in kinds(model, sample.spec)
+
+
+@each_form
+def test_equal_rows_are_a_ladder_however_narrow(space, channels):
+    """Thresholds fitted to images that hardly differ in what is measured."""
+    sample = tiny_sample(space, channels)
+    with seeded():
+        rows = plants.robbing_the_fed(sample.spec.normalise(sample.public), 32)
+    narrow = rows._replace(bias=1e-3 * rows.bias)
+    model = plants.planted("narrow", narrow, network(sample.spec), sample.spec)
+    assert "ladder" in kinds(model, sample.spec)
+    same = rows._replace(bias=torch.zeros(32))
+    model = plants.planted("same", same, network(sample.spec), sample.spec)
+    assert "ladder" not in kinds(model, sample.spec)
+
+
+@each_form
+@pytest.mark.parametrize(("directions", "found"), [(4, set()), (64, {"rare gates"})])
+def test_closed_gates_of_rows_that_are_alike_are_no_trap(space, channels, directions, found):
+    """Training behind a normalisation closes gates too, of rows that mix few directions."""
+    sample = tiny_sample(space, channels)
+    honest = network(sample.spec, MLP(width=64, hidden=1))
+    images = look_at(honest, sample.spec).images.flatten(1)
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randn(directions, images.shape[1], generator=generator)
+    rows = torch.randn(64, directions, generator=generator) @ drawn if directions < 64 else drawn
+    honest[1].weight.data = rows
+    honest[1].bias.data = -torch.quantile(images @ rows.T, 0.9, dim=0)
+    assert kinds(honest, sample.spec) == found
 
 
 def test_public_images_show_what_random_ones_do_not():
