@@ -24,7 +24,8 @@ made parallel stay below 0.2, quantiles of any population span more than 3."""
 EQUAL: Final = 2e-6
 """Greatest difference of the cosine from 1 of rows that are the same: half precision makes 1e-6."""
 APART: Final = 1e-5
-"""Least range of the levels of rows that are the same; rounding errors stay below 1e-6."""
+"""Least range of the levels of rows that are the same, relative to the levels and to a deviation:
+ten times the rounding errors."""
 UNLIKE: Final = 0.12
 """Greatest median cosine of rows that have nothing in common: 0.04 at random in 256 numbers, 0.2
 and more where training closed most gates."""
@@ -83,7 +84,8 @@ def _is_ladder(seen: Float[Tensor, "images rows"], cosine: Tensor, group: Tensor
     """Return whether parallel rows open at different values, be it slightly if they are equal."""
     steps = levels(seen, cosine, group)
     equal = bool((cosine[group[0], group[1:]].abs() > 1 - EQUAL).all())
-    return len(group) > 2 and float(steps[-1] - steps[0]) >= (APART if equal else SPREAD)
+    least = APART * (1 + float(steps.abs().max())) if equal else SPREAD
+    return len(group) > 2 and float(steps[-1] - steps[0]) >= least
 
 
 def few_parallel_rows(view: View) -> Iterator[Sign]:
