@@ -180,11 +180,17 @@ def training(
 ) -> Iterator[tuple[str, nn.Module]]:
     """Yield an honest network fresh, after some training, and after more if that is quick.
 
-    Where training diverged, to numbers that are not finite, it is left out.
+    Where training diverged, to outputs that are not finite, the network is left out.
     """
     yield "fresh", fresh
-    yield f"{steps} sgd", train(fresh, data, steps, sgd)
-    for optimise in (sgd, adamw, rough) if honest.quick else ():
-        trained = train(fresh, data, long, optimise)
-        if all(parameter.isfinite().all() for parameter in trained.parameters()):
-            yield f"{long} {optimise.__name__}", trained
+    trainings = [(steps, sgd)]
+    if honest.quick:
+        trainings += [(long, sgd), (long, adamw), (long, rough)]
+    for count, optimise in trainings:
+        trained = train(fresh, data, count, optimise)
+        with torch.no_grad():
+            outputs = trained(data.spec.normalise(data.images[:8]))
+        if outputs.isfinite().all():
+            yield f"{count} {optimise.__name__}", trained
+        else:
+            print(f"  {honest.name}: {count} {optimise.__name__} diverged, left out", flush=True)

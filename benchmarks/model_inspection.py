@@ -7,7 +7,7 @@ and disguised. A planted model counts as found *by itself* if no architecture wa
 its weights* if its dense layer was agreed on too, so that only the weights and what they do can
 give it away; with an agreed architecture, whatever is added to it is found besides.
 
-It takes MINUTES minutes on one core.
+It takes about 20 minutes on one core, and half of it with `--axes 2` or `--axes 3`.
 """
 
 import argparse
