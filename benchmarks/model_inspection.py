@@ -3,174 +3,40 @@
 Honest are networks of torchvision's, MONAI's and medbreach's, fresh and after some steps on real
 images, in 2D and 3D, among them some whose first layer is dense. Planted are medbreach's own
 malicious servers and those that `tests/inspection/planted.py` builds from their publications, plain
-and disguised. A planted model counts as found *by itself* if the weights and what they do give it
-away, where the architecture was not agreed on or was agreed on with a dense layer; with an agreed
-architecture, whatever is added to it is found besides.
+and disguised. A planted model counts as found *by itself* if no architecture was agreed on, and *by
+its weights* if its dense layer was agreed on too, so that only the weights and what they do can
+give it away; with an agreed architecture, whatever is added to it is found besides.
+
+It takes about 20 minutes on one core, and half of it with `--axes 2` or `--axes 3`.
 """
 
 import argparse
 import copy
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from monai.networks import nets
-from torch import Tensor, nn
-from torchvision.models import get_model
+from honest_networks import Images, honest_networks, real_images, training
+from torch import nn
 
-from medbreach import plugins
-from medbreach.datasets.brain_mr import BrainMR
-from medbreach.datasets.dermoscopy import Dermoscopy
 from medbreach.errors import MedbreachError
 from medbreach.inspection import Agreed, inspect_model, inspect_sent
 from medbreach.inspection.disaggregation import disaggregation_ratio
 from medbreach.inspection.history import replaced_layers
 from medbreach.inspection.view import look_at
-from medbreach.types import ImageSpec
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "inspection"))
 
 import planted as plants
+import served
 
-CLASSES = 3
 ROWS = 32
-TORCHVISION = (
-    "alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "googlenet", "mnasnet0_5",
-    "mobilenet_v2", "mobilenet_v3_small", "regnet_y_400mf", "resnet18", "resnet50",
-    "shufflenet_v2_x0_5", "squeezenet1_1", "swin_t", "vgg11_bn", "vit_b_32", "wide_resnet50_2",
-)  # fmt: skip
-REGISTERED = ("linear", "mlp", "small_cnn", "vit_april", "monai_vit", "ResNet20", "ResNetGN18")
 
 
-class Images(NamedTuple):
-    """Real images to train on, and what is known about them."""
-
-    spec: ImageSpec
-    images: Tensor
-    labels: Tensor
-
-
-class Honest(NamedTuple):
-    """An honest network before and after training."""
-
-    name: str
-    build: Callable[[ImageSpec], nn.Module]
-
-
-def real_images(axes: int, side: int) -> Images:
-    """Return real images, enlarged to one size: dermoscopy in 2D, blocks of a head MR in 3D.
-
-    The blocks have no classes, so they are given some.
-    """
-    collection = (Dermoscopy() if axes == 2 else BrainMR((8, 16, 16))).open()
-    known = [k for k, e in enumerate(collection.entries) if axes == 3 or e.label is not None]
-    chosen = known[:: max(1, len(known) // 300)]
-    images = collection.images(chosen)
-    mode = "bilinear" if axes == 2 else "trilinear"
-    images = nn.functional.interpolate(images, (side,) * axes, mode=mode)
-    given = [collection.entries[k].label for k in chosen]
-    labels = torch.tensor([k % CLASSES if y is None else y for k, y in enumerate(given)])
-    deviation, mean = torch.std_mean(images, [0, *range(2, images.dim())])
-    spec = ImageSpec(
-        images.shape[1],
-        (side,) * axes,
-        bounds=collection.spec.bounds,
-        mean=tuple(mean.tolist()),
-        std=tuple(deviation.tolist()),
-    )
-    return Images(spec, images, labels)
-
-
-# Honest networks.
-
-
-def dense_network(*widths: int, norm: bool = False, gate: type[nn.Module] = nn.ReLU) -> Honest:
-    """Return a network of dense layers, the first of which sees the raw image."""
-
-    def build(spec: ImageSpec) -> nn.Module:
-        before, layers = torch.Size(spec.shape).numel(), [nn.Flatten()]
-        for width in widths:
-            layers += [nn.Linear(before, width), *[nn.BatchNorm1d(width)] * norm, gate()]
-            before = width
-        return nn.Sequential(*layers, nn.Linear(before, CLASSES))
-
-    words = ", ".join(map(str, widths)) + (", BatchNorm" if norm else "") + f", {gate.__name__}"
-    return Honest(f"dense layers {words}", build)
-
-
-DENSE = (
-    dense_network(300, 100),
-    dense_network(16),
-    dense_network(128, norm=True),
-    dense_network(64, 64, gate=nn.GELU),
-    dense_network(64, gate=nn.Sigmoid),
-)
-
-
-def honest_networks(axes: int) -> Iterator[Honest]:
-    """Yield the honest networks for images of some axes."""
-    yield from DENSE
-    for name in REGISTERED:
-        if axes == 2 or name in ("linear", "mlp", "small_cnn", "monai_vit"):
-            model = plugins.models()[name]()
-            yield Honest(name, lambda spec, model=model: model.build(spec, CLASSES))
-    if axes == 2:
-        for name in TORCHVISION:
-            yield Honest(
-                f"torchvision {name}", lambda spec, name=name: torchvision_network(name, spec)
-            )
-    for name, build in MONAI.items():
-        yield Honest(f"MONAI {name}", build)
-
-
-def torchvision_network(name: str, spec: ImageSpec) -> nn.Module:
-    """Return a network of torchvision's."""
-    settings = {"image_size": spec.space[0]} if name.startswith("vit") else {}
-    settings |= {"aux_logits": False, "init_weights": True} if name == "googlenet" else {}
-    return get_model(name, num_classes=CLASSES, **settings)
-
-
-def monai_resnet(kind: Callable[..., nn.Module], axes: int, channels: int) -> nn.Module:
-    """Return a ResNet of MONAI's whose first convolution has stride 2, as torchvision's have."""
-    return kind(spatial_dims=axes, n_input_channels=channels, num_classes=CLASSES, conv1_t_stride=2)
-
-
-MONAI: dict[str, Callable[[ImageSpec], nn.Module]] = {
-    "DenseNet121": lambda s: nets.DenseNet121(len(s.space), s.channels, CLASSES),
-    "resnet10": lambda s: monai_resnet(nets.resnet10, len(s.space), s.channels),
-    "resnet18": lambda s: monai_resnet(nets.resnet18, len(s.space), s.channels),
-    "resnet50": lambda s: monai_resnet(nets.resnet50, len(s.space), s.channels),
-    "SEResNet50": lambda s: nets.SEResNet50(
-        spatial_dims=len(s.space), in_channels=s.channels, num_classes=CLASSES
-    ),
-    "EfficientNet b0": lambda s: nets.EfficientNetBN(
-        "efficientnet-b0", False, spatial_dims=len(s.space), in_channels=s.channels,
-        num_classes=CLASSES,
-    ),
-    "Classifier": lambda s: nets.Classifier(s.shape, CLASSES, (8, 16, 32), (2, 2, 2)),
-}  # fmt: skip
-
-
-def train(network: nn.Module, data: Images, steps: int) -> nn.Module:
-    """Return a network after some steps of SGD with momentum on real images."""
-    network = copy.deepcopy(network).train()
-    optimiser = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
-    order = torch.Generator().manual_seed(0)
-    images = data.spec.normalise(data.images)
-    for _ in range(steps):
-        some = torch.randint(len(images), (8,), generator=order)
-        loss = nn.functional.cross_entropy(network(images[some]), data.labels[some])
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-    return network.eval()
-
-
-def blame_honest(data: Images, steps: int) -> tuple[int, int]:
+def blame_honest(data: Images, asked: argparse.Namespace) -> tuple[int, int]:
     """Inspect every honest network; print and count those that are blamed."""
     blamed = total = 0
     for honest in honest_networks(len(data.spec.space)):
@@ -180,26 +46,28 @@ def blame_honest(data: Images, steps: int) -> tuple[int, int]:
         except MedbreachError as error:
             print(f"  {honest.name}: left out, {error}")
             continue
-        trained = train(fresh, data, steps)
-        for state, network in {"fresh": fresh, "trained": trained}.items():
-            begun = time.perf_counter()
-            found = inspect_model(network, data.spec)
-            seconds = time.perf_counter() - begun
-            signs = [sign.kind for sign in found.signs]
-            view = look_at(network, data.spec)
-            if state == "trained":
-                dense = [name for gate in view.gates for name in gate.weights]
-                signs += [
-                    s.kind for s in replaced_layers(fresh.state_dict(), trained.state_dict(), dense)
-                ]
-            ratio = disaggregation_ratio(view).ratio
-            print(
-                f"  {honest.name:44} {state:8} D-SNR {ratio:6.2f} {seconds:5.1f} s  "
-                f"{', '.join(signs) or 'nothing'}",
-                flush=True,
-            )
+        for state, network in training(honest, fresh, data, asked.steps, asked.long):
+            signs, told = inspect_honest(network, fresh, data)
+            print(f"  {honest.name:44} {state:10} {told}", flush=True)
             blamed, total = blamed + bool(signs), total + 1
     return blamed, total
+
+
+def inspect_honest(network: nn.Module, fresh: nn.Module, data: Images) -> tuple[list[str], str]:
+    """Return what an honest network is blamed for, and words about it.
+
+    It is inspected with and without public images, and compared with what it was when fresh.
+    """
+    begun = time.perf_counter()
+    signs = [sign.kind for sign in inspect_model(network, data.spec).signs]
+    seconds = time.perf_counter() - begun
+    tried = inspect_model(network, data.spec, data.images)
+    signs += [f"{sign.kind} with public images" for sign in tried.signs if sign.kind not in signs]
+    view = look_at(network, data.spec)
+    dense = [name for gate in view.gates for name in gate.weights]
+    signs += [s.kind for s in replaced_layers(fresh.state_dict(), network.state_dict(), dense)]
+    ratio = disaggregation_ratio(view).ratio
+    return signs, f"D-SNR {ratio:6.2f} {seconds:5.1f} s  {', '.join(signs) or 'nothing'}"
 
 
 # Planted networks.
@@ -213,10 +81,7 @@ class Host(NamedTuple):
     data: Images
 
 
-HOSTS = {
-    2: lambda: get_model("resnet18", num_classes=CLASSES),
-    3: lambda: monai_resnet(nets.resnet10, 3, 1),
-}
+HOSTS = {2: "torchvision resnet18", 3: "MONAI resnet10"}
 STRUCTURE = "dense layer before convolutions"
 """What would be agreed on, if the agreed architecture had a dense layer."""
 
@@ -224,13 +89,13 @@ STRUCTURE = "dense layer before convolutions"
 def host(data: Images) -> Host:
     """Return an honest network to plant something in."""
     axes = len(data.spec.space)
+    chosen = next(h for h in honest_networks(axes) if h.name == HOSTS[axes])
     torch.manual_seed(0)
-    name = {2: "torchvision resnet18", 3: "MONAI resnet10"}[axes]
-    return Host(name, HOSTS[axes]().eval(), data)
+    return Host(chosen.name, chosen.build(data.spec).eval(), data)
 
 
 def built(into: Host) -> Iterator[tuple[str, str, nn.Module]]:
-    """Yield what is planted by hand: its name, its disguise, and the network."""
+    """Yield what is planted by hand, in the same way."""
     for kind in plants.ROWS:
         for disguise in plants.DISGUISES:
             torch.manual_seed(1)
@@ -246,43 +111,51 @@ def built(into: Host) -> Iterator[tuple[str, str, nn.Module]]:
             yield kind, disguise, plants.with_noise(fish(into.network), disguise)
 
 
-def served(into: Host) -> Iterator[tuple[str, str, nn.Module]]:
-    """Yield what medbreach's malicious servers send, by their choices in the config tree."""
-    for name in plants.SERVERS:
-        for disguise in ("plain", "shuffled", "scaled", "noisy"):
+def sent_by_servers(into: Host) -> Iterator[tuple[str, str, nn.Module]]:
+    """Yield what medbreach's malicious servers send: its name, its disguise, and the network."""
+    for name in served.SERVERS:
+        for disguise in served.DISGUISES:
             torch.manual_seed(1)
             network, rng = copy.deepcopy(into.network), torch.Generator().manual_seed(0)
-            server = plants.server(name)
-            try:
-                sent = server.plant(network, into.data.spec, into.data.images, rng)
-            except MedbreachError as error:
-                print(f"  {name}: left out, {error}")
-                break
-            if plants.disguised(sent, into.network, disguise):
+            server = served.server(name)
+            sent = server.plant(network, into.data.spec, into.data.images, rng)
+            if served.disguised(sent, into.network, disguise):
                 yield name, disguise, server.send(sent, 0)
 
 
-def find_planted(into: Host) -> Counter[str]:
-    """Inspect every planted network; print what is found and count it."""
-    counts: Counter[str] = Counter()
-    for kind, disguise, network in (*served(into), *built(into)):
-        spec = into.data.spec
+class Found(NamedTuple):
+    """Whether a planted model was found, and how.
+
+    Attributes:
+        kind: What was planted.
+        disguise: How it was disguised.
+        axes: Of the images.
+        ways: Whether it was found in each of `WAYS`.
+    """
+
+    kind: str
+    disguise: str
+    axes: int
+    ways: Mapping[str, bool]
+
+
+def find_planted(into: Host) -> Iterator[Found]:
+    """Inspect every planted network; print and yield what is found."""
+    spec = into.data.spec
+    for kind, disguise, network in (*sent_by_servers(into), *built(into)):
         begun = time.perf_counter()
         alone = {sign.kind for sign in inspect_model(network, spec).signs}
         seconds = time.perf_counter() - begun
         agreed = Agreed(copy.deepcopy(into.network), into.name, spec)
         against = {sign.kind for sign in inspect_sent(network.state_dict(), agreed).signs}
-        which = "plain" if disguise == "plain" else "disguised"
-        found = {"agreed": against, "itself": alone, "weights": alone - {STRUCTURE}}
-        counts[f"{which} all"] += 1
-        for how, signs in found.items():
-            counts[f"{which} {how}"] += bool(signs)
-        told = ", ".join(f"{how} {'yes' if signs else 'NO '}" for how, signs in found.items())
+        signs = {"agreed": against, "itself": alone, "weights": alone - {STRUCTURE}}
+        ways = {way: bool(kinds) for way, kinds in signs.items()}
+        told = ", ".join(f"{way} {'yes' if found else 'NO '}" for way, found in ways.items())
         print(
             f"  {kind:26} {disguise:9} {told}  {seconds:4.1f} s  {', '.join(sorted(alone))}",
             flush=True,
         )
-    return counts
+        yield Found(kind, disguise, len(spec.space), ways)
 
 
 def bear_noise(into: Host) -> None:
@@ -299,29 +172,58 @@ def bear_noise(into: Host) -> None:
         print(f"  noise {level:4.0%} of the weights: missed {', '.join(missed) or 'nothing'}")
 
 
+def table(planted: Sequence[Found]) -> Iterator[str]:
+    """Yield the lines of a table in Markdown: what was found of each kind, plain and disguised."""
+    columns = [
+        (axes, plain) for axes in sorted({f.axes for f in planted}) for plain in (True, False)
+    ]
+    titles = [f"{axes}D {'plain' if plain else 'disguised'}" for axes, plain in columns]
+    yield f"| planted | {' | '.join(titles)} |"
+    yield f"|---|{'---|' * len(titles)}"
+    for kind in dict.fromkeys(found.kind for found in planted):
+        cells = [
+            counted([f for f in planted if f.kind == kind and (f.axes, f.disguise == "plain") == c])
+            for c in columns
+        ]
+        yield f"| {kind} | {' | '.join(cells)} |"
+
+
+def counted(founds: Sequence[Found]) -> str:
+    """Return how many planted models were found in each way, and how many there are."""
+    counts = [sum(found.ways[way] for found in founds) for way in WAYS]
+    return f"{', '.join(map(str, counts))} of {len(founds)}"
+
+
 def main() -> None:
     """Measure and print."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--steps", type=int, default=30, help="of training honest networks")
+    arguments.add_argument(
+        "--long", type=int, default=300, help="the same of those quickly trained"
+    )
     arguments.add_argument("--side", type=int, default=64, help="of 2D images; half of it in 3D")
+    arguments.add_argument("--axes", type=int, nargs="+", default=[2, 3], choices=[2, 3])
     asked = arguments.parse_args()
-    planted: Counter[str] = Counter()
+    planted: list[Found] = []
     blamed = total = 0
-    for axes, side in ((2, asked.side), (3, asked.side // 2)):
-        data = real_images(axes, side)
+    for axes in asked.axes:
+        data = real_images(axes, {2: asked.side, 3: asked.side // 2}[axes])
         shape = " x ".join(map(str, data.spec.shape))
         into = host(data)
-        print(f"planted into {into.name}, {shape}, {ROWS} rows")
+        print(f"planted into {into.name}, {shape}, {ROWS} rows by hand, the servers' own otherwise")
         planted += find_planted(into)
-        print("found by their weights and gates alone, the more noise the less")
+        print("found by their weights alone, the more noise the less")
         bear_noise(into)
-        print(f"honest networks, {shape}, fresh and after {asked.steps} steps of SGD")
-        wrong, looked = blame_honest(data, asked.steps)
+        print(f"honest networks, {shape}")
+        wrong, looked = blame_honest(data, asked)
         blamed, total = blamed + wrong, total + looked
-    for which in ("plain", "disguised"):
-        every = planted[f"{which} all"]
-        for how, words in WAYS.items():
-            count = planted[f"{which} {how}"]
+    print("found against the agreed architecture, by itself, and by its weights alone")
+    print("\n".join(table(planted)))
+    for plain in (True, False):
+        chosen = [found for found in planted if (found.disguise == "plain") == plain]
+        for way, words in WAYS.items():
+            count, every = sum(found.ways[way] for found in chosen), len(chosen)
+            which = "plain" if plain else "disguised"
             print(f"{which} planted models found {words}: {count} of {every} ({count / every:.1%})")
     print(f"honest models blamed: {blamed} of {total}")
 
@@ -329,7 +231,7 @@ def main() -> None:
 WAYS = {
     "agreed": "against the agreed architecture",
     "itself": "by themselves",
-    "weights": "by their weights and gates alone",
+    "weights": "by their weights alone",
 }
 
 if __name__ == "__main__":

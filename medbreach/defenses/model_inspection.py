@@ -68,7 +68,8 @@ class ModelInspection(Defense):
                 "missing layers",
                 difference.missing,
                 "high",
-                f"the agreed {self.architecture} has {difference.missing[0]}, the model has not",
+                f"the agreed {self.architecture} has {difference.missing[0]}; the model has not, "
+                "or has it in another shape",
             )
 
 

@@ -11,13 +11,24 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from medbreach.inspection.rows import RowTable, cosines, groups, levels
+from medbreach.inspection.rows import RowTable, cosines, groups, levels, likeness
 from medbreach.inspection.signs import Sign
 from medbreach.inspection.view import View
 
+STEPS: Final = 6
+"""Fewest rows of a ladder: with a normalisation, training leaves up to 5 that are nearly parallel
+and open at different values."""
 SPREAD: Final = 0.8
 """Least range of a ladder's levels, in deviations of what it measures: honest rows that training
 made parallel stay below 0.2, quantiles of any population span more than 3."""
+EQUAL: Final = 2e-6
+"""Greatest difference of the cosine from 1 of rows that are the same: half precision makes 1e-6."""
+APART: Final = 1e-5
+"""Least range of the levels of rows that are the same, relative to the levels and to a deviation:
+ten times the rounding errors."""
+UNLIKE: Final = 0.12
+"""Greatest median cosine of rows that have nothing in common: 0.04 at random in 256 numbers, 0.2
+and more where training closed most gates."""
 BALANCE: Final = 0.25
 """Greatest deviation of rows' sums over their norms if they were balanced: 1 at random."""
 RARE: Final = 0.25
@@ -54,7 +65,8 @@ def ladders(view: View) -> Iterator[Sign]:
         steps = [
             group
             for group in groups(cosine)
-            if any(_is_ladder(seen, cosine, group) for seen in gate.seen)
+            if len(group) >= min(STEPS, gate.rows.total)
+            and any(_is_ladder(seen, cosine, group) for seen in gate.seen)
         ]
         rows = sum(len(group) for group in steps)
         if rows:
@@ -69,8 +81,11 @@ def ladders(view: View) -> Iterator[Sign]:
 
 
 def _is_ladder(seen: Float[Tensor, "images rows"], cosine: Tensor, group: Tensor) -> bool:
+    """Return whether parallel rows open at different values, be it slightly if they are equal."""
     steps = levels(seen, cosine, group)
-    return len(group) > 2 and float(steps[-1] - steps[0]) >= SPREAD
+    equal = bool((cosine[group[0], group[1:]].abs() > 1 - EQUAL).all())
+    least = APART * (1 + float(steps.abs().max())) if equal else SPREAD
+    return len(group) > 2 and float(steps[-1] - steps[0]) >= least
 
 
 def few_parallel_rows(view: View) -> Iterator[Sign]:
@@ -124,9 +139,12 @@ def halved_rows(view: View) -> Iterator[Sign]:
 
 
 def rare_gates(view: View) -> Iterator[Sign]:
-    """Find gates that let through few of the images, each another few."""
+    """Find gates that let through few of the images, by rows that have nothing in common.
+
+    Where training closes most gates, their rows are alike.
+    """
     for gate in view.gates:
-        if len(gate.rows.norm) < ENOUGH:
+        if len(gate.rows.norm) < ENOUGH or likeness(gate.rows.sample) > UNLIKE:
             continue
         for seen, limit in zip(gate.seen, (RARE, RARE_PUBLIC), strict=False):
             share = (seen > 0).float().mean(0)

@@ -67,6 +67,15 @@ def cosines(rows: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows rows"]:
     return (directions @ directions.T).fill_diagonal_(0)
 
 
+def likeness(rows: Float[Tensor, "rows columns"]) -> float:
+    """Return the median cosine, without its sign, of rows but for what is common to all of them."""
+    directions = torch.nn.functional.normalize(rows, dim=1)
+    common = torch.linalg.svd(directions, full_matrices=False).Vh[0]
+    own = directions - torch.outer(directions @ common, common)
+    above = torch.triu_indices(len(rows), len(rows), 1)
+    return float(cosines(own)[above[0], above[1]].abs().median())
+
+
 def groups(cosine: Float[Tensor, "rows rows"]) -> list[Int[Tensor, " members"]]:
     """Return the rows that measure the same up to factors, those of each measurement together."""
     free: Bool[Tensor, " rows"] = torch.ones(len(cosine), dtype=torch.bool)

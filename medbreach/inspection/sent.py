@@ -52,10 +52,12 @@ def inspect_sent(
         public: Public images in the spec's unit; None to try random images only.
 
     Raises:
-        ModelError: The file is of another architecture, or the network cannot be run.
+        ModelError: A file is of another architecture, or the network cannot be run.
     """
     difference = compare(agreed.model.state_dict(), sent)
     _refuse_other(difference, sent, agreed)
+    if previous is not None:
+        _refuse_other_before(previous, agreed)
     found = {ours: sent[theirs] for ours, theirs in difference.same.items()}
     agreed.model.load_state_dict(found, strict=False)
     view = look_at(agreed.model, agreed.spec, public)
@@ -71,29 +73,48 @@ def inspect_sent(
     return Inspection(ordered(signs), notes(view))
 
 
-def _refuse_other(difference: Difference, sent: State, agreed: Agreed) -> None:
+def _refuse_other(difference: Difference, state: State, agreed: Agreed) -> None:
     """Check that a file holds the agreed architecture, whatever else it holds.
 
     Raises:
         ModelError: It does not.
     """
-    if not difference.missing:
-        return
-    if not difference.extra or set(difference.extra) <= set(difference.missing):
+    known, missing = len(difference.same), len(difference.missing)
+    ours = agreed.model.state_dict()
+    if missing and set(difference.extra) <= set(difference.missing):
         name = difference.missing[0]
-        wanted = _shape(agreed.model.state_dict()[name])
-        there = f"is {_shape(sent[name])}" if name in sent else "is not"
+        there = f"is {_shape(state[name])}" if name in state else "is not"
         raise ModelError(
-            f"{name} {there} in the file where {agreed.name} has {wanted}: name the "
+            f"{name} {there} in the file where {agreed.name} has {_shape(ours[name])}: name the "
             "architecture, the image shape and the classes that were agreed on; if they are right, "
             "do not train it"
         )
-    known = len(difference.same)
-    if known < len(difference.missing):
+    if missing and known <= missing:
         raise ModelError(
-            f"the file fits another network: it has {known} of the "
-            f"{known + len(difference.missing)} tensors of {agreed.name}, so name the architecture "
-            "that was agreed on; if this one is, do not train it"
+            f"the file fits another network: it has {known} of the {known + missing} tensors of "
+            f"{agreed.name}, so name the architecture that was agreed on; if this one is, do not "
+            "train it"
+        )
+    for name, there in difference.same.items():
+        if ours[name].is_floating_point() and not state[there].is_floating_point():
+            raise ModelError(
+                f"{there} holds whole numbers ({state[there].dtype}) in the file where "
+                f"{agreed.name} has weights: ask for the floating-point weights that are to be "
+                "trained"
+            )
+
+
+def _refuse_other_before(previous: State, agreed: Agreed) -> None:
+    """Check that the file of the previous round holds the agreed architecture too.
+
+    Raises:
+        ModelError: It does not.
+    """
+    missing = compare(agreed.model.state_dict(), previous).missing
+    if missing:
+        raise ModelError(
+            f"{missing[0]} of {agreed.name} is not in the file of the previous round, or has "
+            "another shape there: give what the server sent one round before"
         )
 
 

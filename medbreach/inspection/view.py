@@ -94,7 +94,7 @@ def look_at(
         public: Public images in the spec's unit; None if there are none.
 
     Raises:
-        ModelError: It cannot be run on such images.
+        ModelError: It cannot be run on such images, or returns numbers that are not finite.
     """
     model = copy.deepcopy(model).to("cpu", torch.float32).eval().requires_grad_()
     rng = torch.Generator().manual_seed(0)
@@ -105,6 +105,11 @@ def look_at(
     with blaming(ModelError, f"the model cannot be run on images of {shape} (channels first)"):
         with torch.no_grad():
             outputs = model(images[:TRIED])
+        if not outputs.isfinite().all():
+            raise ModelError(
+                f"the model returns numbers that are not finite for images of {shape} (channels "
+                "first), so its weights are too large: do not train it"
+            )
         found = calls(model, spec, rng)
         both = (images,) if taken is None else (images, taken)
         gates = tuple(Front(model, spec, found, rng).dense_gates(both))

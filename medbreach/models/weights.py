@@ -35,7 +35,8 @@ def read_weights(file: str | Path) -> dict[str, Tensor]:
     names may begin with what parallel training or compilation adds.
 
     Raises:
-        ModelError: The file is missing or no plain state dict, or a weight is not finite.
+        ModelError: The file is missing or no plain state dict, or a weight is no number that a
+            network can be trained from.
     """
     path = Path(file).expanduser()
     state = _unwrapped(_read(path))
@@ -43,14 +44,31 @@ def read_weights(file: str | Path) -> dict[str, Tensor]:
         isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
     ):
         raise ModelError(
-            f"{path} holds no state dict: save it with torch.save(network.state_dict(), file)"
+            f"{path} holds no state dict, alone or under {', '.join(WRAPPERS)}: save it with "
+            "torch.save(network.state_dict(), file)"
         )
     if not state:
         raise ModelError(f"{path} holds an empty state dict")
-    broken = next((k for k, v in state.items() if not v.isfinite().all()), None)
-    if broken is not None:
-        raise ModelError(f"{path} holds weights that are not finite, the first in {broken}")
+    _check_numbers(path, state)
     return _without_prefix(state)
+
+
+def _check_numbers(path: Path, state: dict[str, Tensor]) -> None:
+    """Check that weights are real, dense and finite in single precision.
+
+    Raises:
+        ModelError: Some are not.
+    """
+    for name, weight in state.items():
+        if weight.layout != torch.strided or weight.is_quantized or weight.is_complex():
+            raise ModelError(
+                f"{path} holds weights that are sparse, quantized or complex, the first in {name}: "
+                "save them as dense floating-point numbers"
+            )
+        if weight.is_meta:
+            raise ModelError(f"{path} holds no numbers for {name}, whose device is meta")
+        if not weight.to(torch.float32).isfinite().all():
+            raise ModelError(f"{path} holds weights that are not finite, the first in {name}")
 
 
 def _read(path: Path) -> Any:
@@ -59,6 +77,8 @@ def _read(path: Path) -> Any:
     Raises:
         ModelError: It is missing or damaged, or holds something else.
     """
+    if path.is_dir():
+        raise ModelError(f"{path} is a folder, not a weights file")
     if not path.is_file():
         raise ModelError(f"{path}: there is no such weights file")
     try:
@@ -67,7 +87,8 @@ def _read(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # what torch raises for other files has no common base
         of_torch = begins.startswith((b"PK", b"\x80"))  # a zip file or, of old, a pickle
-        if of_torch and isinstance(error, pickle.UnpicklingError):
+        program = isinstance(error, pickle.UnpicklingError) or "TorchScript" in str(error)
+        if of_torch and program:
             raise ModelError(
                 f"{path} holds more than tensors, which could run code, so it was not opened: save "
                 "it with torch.save(network.state_dict(), file)"
@@ -78,7 +99,7 @@ def _read(path: Path) -> Any:
 def _unwrapped(found: Any) -> Any:
     for key in WRAPPERS:
         if isinstance(found, dict) and isinstance(found.get(key), dict):
-            return found[key]
+            return _unwrapped(found[key])
     return found
 
 

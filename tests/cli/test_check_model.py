@@ -82,6 +82,20 @@ def test_a_planted_model(files):
     assert any(line.startswith("- ladder, high confidence (0.linear0.weight)") for line in others)
 
 
+@pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("name", ["honest", "planted"])
+def test_in_another_precision(files, tmp_path, name, precision):
+    """Rounding of the rows hides nothing."""
+    found = torch.load(files.folder / f"{name}.pt", weights_only=True)
+    state = found.get("state_dict", found)
+    torch.save({n: t.to(precision) for n, t in state.items()}, tmp_path / "other.pt")
+    ran = files.check(tmp_path / "other.pt")
+    assert (ran.code, "- ladder, high" in ran.out) == {
+        "honest": (Exit.NOTHING_FOUND, False),
+        "planted": (Exit.FOUND, True),
+    }[name]
+
+
 def test_with_public_images(files):
     assert files.check("honest.pt", "--public", files.folder / "public").code == Exit.NOTHING_FOUND
     assert files.check("planted.pt", "--public", files.folder / "public").code == Exit.FOUND
@@ -150,6 +164,15 @@ def damaged(state):
             "7.bias is 9 in the file where small_cnn has 3",
         ),
         (
+            lambda file, state: torch.save({n: t.int() for n, t in state.items()}, file),
+            "0.weight holds whole numbers (torch.int32) in the file where small_cnn has weights",
+        ),
+        (
+            lambda file, state: torch.save({n: 1e30 * t for n, t in state.items()}, file),
+            "so its weights are too large: do not train it",
+        ),
+        (lambda file, state: file.mkdir(), "is a folder, not a weights file"),
+        (
             lambda file, state: torch.save(nn.Linear(2, 2).state_dict(), file),
             "the file fits another network",
         ),
@@ -177,6 +200,11 @@ def test_files_that_cannot_be_checked(flat, tmp_path, capfd, write, words):
         ({"--classes": "0"}, "0 is not in the range x>=1"),
         ({"--classes": "4"}, "7.weight is 3 x"),
         ({"--previous": "nowhere.pt"}, "nowhere.pt: there is no such weights file"),
+        ({"--previous": "{linear}"}, "0.weight of small_cnn is not in the file of the previous ro"),
+        ({"--architecture": "{net}:raises"}, "net.py:raises failed: ValueError: in two lines"),
+        ({"--architecture": "{net}:nothing"}, "net.py:nothing must return a network, not NoneTyp"),
+        ({"--architecture": "{net}:needs"}, "net.py:needs needs depth, but only spec, classes,"),
+        ({"--architecture": "{net}:absent"}, "net.py has no function absent"),
         ({"--public": "nowhere"}, "--public nowhere does not exist"),
         ({"--public": "{file}"}, "is a file, not a folder"),
         ({"--public": "{empty}"}, "holds no files"),
@@ -192,7 +220,14 @@ def test_wrong_input(flat, tmp_path, changes, words):
         (tmp_path / "few" / path.name).write_bytes(path.read_bytes())
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("hello")
+    (tmp_path / "net.py").write_text(
+        "def raises():\n    raise ValueError('in\\ntwo lines')\n"
+        "def nothing():\n    pass\n"
+        "def needs(depth):\n    pass\n"
+    )
+    torch.save(nn.Linear(4, 2).state_dict(), tmp_path / "linear.pt")
     places = {name: tmp_path / name for name in ("file", "empty", "few", "other")}
+    places |= {"net": tmp_path / "net.py", "linear": tmp_path / "linear.pt"}
     given = dict(zip(flat.arguments[::2], flat.arguments[1::2], strict=True))
     given |= {option: value.format(**places) for option, value in changes.items()}
     ran = run_program(

@@ -2,7 +2,7 @@
 
 Builders plant something into an honest network as its publication says; they are written apart from
 medbreach's own servers, so that the inspection is not tested on those alone. Disguises change how
-a planted layer looks and little of what it does. `SERVERS` names medbreach's own.
+a planted layer looks and little of what it does.
 """
 
 import copy
@@ -12,11 +12,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from medbreach import choices, plugins
-from medbreach.assembly import component
-from medbreach.components import Planted, Server
-from medbreach.config import read_choice
-from medbreach.inspection.agreement import compare
 from medbreach.types import ImageSpec
 
 
@@ -284,41 +279,3 @@ def with_noise(network: nn.Module, disguise: str, level: float = 0.05) -> nn.Mod
         size = parameter.pow(2).mean().sqrt() * (level if disguise == "noisy" else 0)
         parameter += size * torch.randn_like(parameter)
     return network
-
-
-# medbreach's own servers.
-
-
-def is_malicious(name: str) -> bool:
-    kind = plugins.servers().get(choices.component_name("case/server", name))
-    return kind is not None and kind.malicious and kind.__module__.startswith("medbreach.")
-
-
-SERVERS = tuple(filter(is_malicious, choices.names("case/server")))
-"""Their choices in the config tree."""
-
-
-def server(name: str) -> Server:
-    return component(plugins.servers(), read_choice("case/server", name), "case.server")
-
-
-@torch.no_grad()
-def disguised(sent: Planted, honest: nn.Module, disguise: str) -> bool:
-    """Disguise in place what a server planted; return whether that can be done."""
-    if disguise == "noisy":
-        state = sent.model.state_dict()
-        extra = compare(honest.state_dict(), state).extra
-        for name in extra:
-            size = state[name].square().mean(-1, keepdim=True).sqrt()
-            state[name] += 0.05 * size * torch.randn_like(state[name])
-        if not extra:
-            with_noise(sent.model, disguise)
-    elif disguise != "plain":
-        weight, bias = getattr(sent.secret, "weight", ""), getattr(sent.secret, "bias", "")
-        if not (isinstance(weight, str) and weight and sent.model.get_parameter(weight).any()):
-            return False
-        kept = sent.model.get_parameter(weight), sent.model.get_parameter(bias)
-        rows = DISGUISES[disguise](Rows(*kept, nn.ReLU()))
-        kept[0].copy_(rows.weight)
-        kept[1].copy_(rows.bias)
-    return True

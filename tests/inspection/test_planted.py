@@ -4,13 +4,17 @@ import copy
 
 import planted as plants
 import pytest
+import served
 import torch
 from torch import nn
 
 from medbreach.inspection import inspect_model
+from medbreach.inspection.view import look_at
 from medbreach.models.mlp import MLP
 from medbreach.models.small_cnn import SmallCNN
 from medbreach.randomness import lend_global
+from medbreach.servers.fishing import FishingServer
+from medbreach.servers.modification import KEYS_OF
 from medbreach.testing.examples import tiny_sample
 
 FORMS = {"2D RGB": ((16, 16), 3), "3D": ((8, 16, 16), 1)}
@@ -74,16 +78,26 @@ def test_fishing(kind, disguise, space, channels):
     assert OF_HEADS[kind] in kinds(model, spec)
 
 
+def test_every_server_is_tested():
+    assert {choice for choice, _ in served.SERVERS.values()} == set(served.CHOICES)
+    planting = [server for server in map(served.server, served.SERVERS) if not is_fishing(server)]
+    assert {server.model_modification.type for server in planting} == set(KEYS_OF)
+
+
+def is_fishing(server):
+    return isinstance(server, FishingServer)
+
+
 @each_form
-@pytest.mark.parametrize("disguise", ["plain", "noisy"])
-@pytest.mark.parametrize("name", plants.SERVERS)
+@pytest.mark.parametrize("disguise", ["plain", "noisy", "split", "all"])
+@pytest.mark.parametrize("name", served.SERVERS)
 def test_what_medbreachs_own_servers_send(name, disguise, space, channels):
     sample = tiny_sample(space, channels)
-    honest, server = network(sample.spec), plants.server(name)
+    honest, server = network(sample.spec), served.server(name)
     rng = torch.Generator().manual_seed(0)
     sent = server.plant(copy.deepcopy(honest), sample.spec, sample.public, rng)
     with seeded():
-        if not plants.disguised(sent, honest, disguise):
+        if not served.disguised(sent, honest, disguise):
             pytest.skip("its rows cannot be disguised so")
     assert kinds(server.send(sent, 0), sample.spec) - {STRUCTURE}
 
@@ -137,6 +151,35 @@ def test_rows_that_training_made_parallel_are_no_ladder(space, channels):
     rows = nn.functional.normalize(model[1].weight.detach(), dim=1)
     assert ((rows @ rows.T).abs() > 0.98).sum() > 2 * len(rows)  # they are parallel indeed
     assert "ladder" not in kinds(model, sample.spec)
+
+
+@each_form
+def test_equal_rows_are_a_ladder_however_narrow(space, channels):
+    """Thresholds fitted to images that hardly differ in what is measured."""
+    sample = tiny_sample(space, channels)
+    with seeded():
+        rows = plants.robbing_the_fed(sample.spec.normalise(sample.public), 32)
+    narrow = rows._replace(bias=1e-3 * rows.bias)
+    model = plants.planted("narrow", narrow, network(sample.spec), sample.spec)
+    assert "ladder" in kinds(model, sample.spec)
+    same = rows._replace(bias=torch.zeros(32))
+    model = plants.planted("same", same, network(sample.spec), sample.spec)
+    assert "ladder" not in kinds(model, sample.spec)
+
+
+@each_form
+@pytest.mark.parametrize(("directions", "found"), [(4, set()), (64, {"rare gates"})])
+def test_closed_gates_of_rows_that_are_alike_are_no_trap(space, channels, directions, found):
+    """Training behind a normalisation closes gates too, of rows that mix few directions."""
+    sample = tiny_sample(space, channels)
+    honest = network(sample.spec, MLP(width=64, hidden=1))
+    images = look_at(honest, sample.spec).images.flatten(1)
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randn(directions, images.shape[1], generator=generator)
+    rows = torch.randn(64, directions, generator=generator) @ drawn if directions < 64 else drawn
+    honest[1].weight.data = rows
+    honest[1].bias.data = -torch.quantile(images @ rows.T, 0.9, dim=0)
+    assert kinds(honest, sample.spec) == found
 
 
 def test_public_images_show_what_random_ones_do_not():

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import planted as plants
 import pytest
+import served
 import torch
 from torch import nn
 
@@ -17,7 +18,7 @@ from medbreach.randomness import lend_global
 from medbreach.testing.examples import tiny_exchange, tiny_sample
 
 SAMPLE = tiny_sample((16, 16), 1)
-RTF = plants.server("malicious-model-rtf")
+RTF = served.server("rtf")
 
 
 def network(seed=0):

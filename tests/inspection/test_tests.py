@@ -11,7 +11,7 @@ from medbreach.inspection import inspect_model
 from medbreach.inspection.disaggregation import OTHERS, disaggregation_ratio
 from medbreach.inspection.front import MOST_ROWS, NEARLY
 from medbreach.inspection.history import replaced_layers
-from medbreach.inspection.rows import cosines, groups, levels, sum_up
+from medbreach.inspection.rows import cosines, groups, levels, likeness, sum_up
 from medbreach.inspection.trace import calls
 from medbreach.inspection.view import look_at
 from medbreach.servers.honest_but_curious import set_state
@@ -93,6 +93,15 @@ def test_balance_of_independent_numbers_has_deviation_1():
     table = sum_up(torch.split(rows, 64), torch.zeros(400), 400, rng())
     assert float(table.balance.std()) == pytest.approx(1, abs=0.1)
     assert float(table.small.mean()) == pytest.approx(math.erf(0.1 / 2**0.5), abs=0.005)
+
+
+def test_likeness_is_that_of_random_rows_whatever_they_share():
+    """The median cosine of random directions is 0.674 over the root of their length."""
+    rows, shared = torch.randn(200, 400, generator=rng()), torch.randn(400, generator=rng())
+    for strength in (0, 1, 10):
+        alike = likeness(rows + strength * shared)
+        assert alike == pytest.approx(0.674 / 400**0.5, rel=0.05)
+    assert likeness(torch.randn(200, 5, generator=rng()) @ rows[:5]) > 0.2
 
 
 def test_levels_are_thresholds_in_deviations_whatever_the_factors():

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import zipfile
 from dataclasses import replace
 
 import numpy as np
@@ -45,6 +46,12 @@ def test_a_state_dict_is_loaded(tmp_path, wrapper, prefix):
     assert all(torch.equal(target.state_dict()[key], value) for key, value in state.items())
 
 
+def test_a_state_dict_within_two_wrappers_is_loaded(tmp_path):
+    source, target = network(), network()
+    load_weights(target, saved(tmp_path, {"state_dict": {"model": source.state_dict()}}))
+    assert torch.equal(target[0].weight, source[0].weight)
+
+
 def test_half_precision_is_widened(tmp_path):
     source, target = network().half(), network()
     load_weights(target, saved(tmp_path, source.state_dict()))
@@ -79,6 +86,17 @@ def test_a_whole_pickled_network_is_refused(tmp_path):
         load_weights(network(), saved(tmp_path, network()))
 
 
+def test_a_program_of_torchscript_is_refused(tmp_path):
+    """It is a zip file of torch's, and holds code."""
+    file = tmp_path / "weights.pt"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("weights/constants.pkl", pickle.dumps(()))
+        archive.writestr("weights/data.pkl", pickle.dumps(()))
+        archive.writestr("weights/version", "3")
+    with pytest.raises(ModelError, match="could run code, so it was not opened"):
+        load_weights(network(), file)
+
+
 def truncated(file):
     torch.save(network().state_dict(), file)
     file.write_bytes(file.read_bytes()[:-200])
@@ -93,7 +111,7 @@ def zipped(file):
     ("write", "message"),
     [
         (lambda file: None, "there is no such weights file"),
-        (lambda file: file.mkdir(), "there is no such weights file"),
+        (lambda file: file.mkdir(), "is a folder, not a weights file"),
         (lambda file: file.write_text("hello world"), "damaged or no torch file"),
         (lambda file: file.write_text("conv.weight 0.1\n"), "damaged or no torch file"),
         (lambda file: file.write_bytes(b""), "damaged or no torch file"),
@@ -107,6 +125,18 @@ def zipped(file):
         (
             lambda file: torch.save({"0.weight": torch.full((2, 3), torch.nan)}, file),
             "weights that are not finite",
+        ),
+        (
+            lambda file: torch.save({"0.weight": torch.tensor([1e300], dtype=torch.double)}, file),
+            "weights that are not finite, the first in 0.weight",
+        ),
+        (
+            lambda file: torch.save({"0.weight": torch.eye(3, dtype=torch.cfloat)}, file),
+            "sparse, quantized or complex, the first in 0.weight",
+        ),
+        (
+            lambda file: torch.save({"0.weight": torch.eye(3, device="meta")}, file),
+            "holds no numbers for 0.weight",
         ),
     ],
 )
