@@ -12,7 +12,7 @@ from medbreach.errors import NotApplicable
 from medbreach.models.small_cnn import SmallCNN
 from medbreach.servers import peeling as peeling_module
 from medbreach.servers import quantiles as quantiles_module
-from medbreach.servers import rows as rows_module
+from medbreach.servers import random_rows as rows_module
 from medbreach.servers.fishing import FishingServer
 from medbreach.servers.imprint import MaliciousModelServer
 from medbreach.servers.modification import Modification
