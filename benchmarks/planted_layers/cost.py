@@ -4,6 +4,7 @@ import ctypes
 import gc
 import math
 import statistics
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -84,6 +85,7 @@ def in_fresh_process(kind: str, source: Source, rows: int, records: int, side: i
 
 def cost_of(kind: str, source: Source, rows: int, records: int, side: int) -> Cost:
     """Return the cost of a round, in this process."""
+    warnings.simplefilter("ignore")  # what libraries say of their own future
     drawn = source.draw(records, 0)
     if side:
         drawn = enlarged(drawn, side)

@@ -18,6 +18,7 @@ from medbreach.servers.peeling import peeling_block
 from medbreach.servers.quantiles import check_images
 from medbreach.servers.random_rows import quantile_biases, trap_weights
 from medbreach.servers.room import WIDTH, check_room
+from medbreach.settings import nearest
 from medbreach.types import ImageSpec
 
 MakeSecret = Callable[[str], Any]
@@ -123,7 +124,10 @@ def _check_place(model: nn.Module, spec: ImageSpec, position: str) -> None:
     """
     modules = dict(model.named_modules())
     if position not in modules:
-        raise NotApplicable(f"the network has no module {position!r} to plant before")
+        near = [name for name in modules if name and name.count(".") <= position.count(".")]
+        raise NotApplicable(
+            f"the network has no module {position!r} to plant before: {nearest(position, near)}"
+        )
     seen: list[tuple[Any, ...]] = []
     handle = modules[position].register_forward_pre_hook(
         lambda _, inputs, others: seen.append((*inputs, *others.values())), with_kwargs=True

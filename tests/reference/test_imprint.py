@@ -287,7 +287,7 @@ def test_the_number_of_records_is_not_needed():
 @pytest.mark.parametrize(
     ("settings", "space", "message"),
     [
-        ({"position": "layer9"}, (12, 12), "no module 'layer9'"),
+        ({"position": "layer9"}, (12, 12), "no module 'layer9' to plant before: "),
         ({"position": "2"}, (12, 12), "does not take the image"),
     ],
 )
