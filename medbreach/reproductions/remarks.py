@@ -50,18 +50,16 @@ def in_short(lines: Sequence[Line]) -> Iterator[str]:
         most = max(line.shown / line.records for line in there)
         best = [line for line in there if line.shown / line.records == most]
         fork = [line for line in there if line.method == "fork" and line not in best]
+        names = [line.method for line in best]
+        both = f"{', '.join(names[:-1])} and {names[-1]} show" if names[1:] else f"{names[0]} shows"
         yield (
-            f"{form}, {clients} clients: most, {share(best[0].shown, best[0])} of the records at "
-            f"30 dB or more, is shown by {', '.join(map(_planted, best))}"
-            + "".join(f"; {share(line.shown, line)} by the {_planted(line)}" for line in fork)
+            f"{form}, {clients} clients: {both} the most, {share(best[0].shown, best[0])} of the "
+            "records at 30 dB or more"
+            + "".join(f"; the fork {share(line.shown, line)}" for line in fork)
             + ". The notebooks' rule would accept the mean public image for "
             f"{share(best[0].rule_mean, best[0])} of the records, a black one for "
             f"{share(best[0].rule_black, best[0])}."
         )
-
-
-def _planted(line: Line) -> str:
-    return f"{line.method} ({line.load:.2f} records a row)"
 
 
 def share(count: int, line: Line) -> str:
