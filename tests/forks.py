@@ -86,7 +86,7 @@ def forks():
         process.close()
 
 
-def _become_the_program(job, out, err):
+def _become_the_program(job, out, err, begins):
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(out.fileno(), 1)
     os.dup2(err.fileno(), 2)
@@ -98,6 +98,7 @@ def _become_the_program(job, out, err):
         _fill_the_disk_after(job["writes"])
     from medbreach.cli import main
 
+    os.close(begins)
     main(job["arguments"])
 
 
@@ -115,18 +116,22 @@ def _fill_the_disk_after(writes):
 
 def _carry_out(job):
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        start = time.monotonic()
+        begun, begins = os.pipe()
         child = os.fork()
         if child == 0:
             code = 99
             try:
-                _become_the_program(job, out, err)
+                _become_the_program(job, out, err, begins)
             except SystemExit as end:
                 code = int(end.code or 0)
             finally:
                 sys.stdout.flush()
                 sys.stderr.flush()
                 os._exit(code)
+        os.close(begins)
+        os.read(begun, 1)  # a busy machine may take its time until then
+        os.close(begun)
+        start = time.monotonic()
         status = _wait(child, job, start)
         seconds = time.monotonic() - start
         texts = [file.seek(0) or file.read().decode() for file in (out, err)]

@@ -14,7 +14,7 @@ import time
 PROGRAM = (sys.executable, "-c", "from medbreach.cli import main; main()")
 AUDIT = (
     "audit", "case=brain_mr_3d", "case.data.space=[4,8,8]", "case.model.width=4",
-    "attack.optim.max_iterations=1000", "audit.null_draws=2", "audit.public=100",
+    "attack.optim.max_iterations=3000", "audit.null_draws=2", "audit.public=100",
     "audit.metrics=[mse]", "--device", "cpu",
 )  # fmt: skip
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "TERM": "xterm-256color"}
@@ -52,9 +52,9 @@ def test_progress_with_time_left_and_ctrl_c(tmp_path):
     )
     assert code == 130
     assert "reading the images and building the network" in shown
-    steps = re.findall(r"\(solvable control\), seed 0 \S*\s*\S*\s* +(\d+)/1000", shown)
+    steps = re.findall(r"\(solvable control\), seed 0 \S*\s*\S*\s* +(\d+)/3000", shown)
     assert len(set(steps)) > 5, "the bar moves"
-    elapsed_and_left = r"(\d+)/1000 \d:\d\d:\d\d \d:\d\d:\d\d"
+    elapsed_and_left = r"(\d+)/3000 \d:\d\d:\d\d \d:\d\d:\d\d"
     assert re.search(elapsed_and_left, shown), "time left is estimated"
     assert re.search(r"attempts .* \d/4 ", shown)
     assert "blind_guess (blind control), seed 0: 0 of 8 identified, no leak found" in shown
