@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from medbreach.components import is_finite
 from medbreach.errors import ModelError
 from medbreach.inspection.front import DenseGate, Front
 from medbreach.inspection.probes import random_images
@@ -105,7 +106,7 @@ def look_at(
     with blaming(ModelError, f"the model cannot be run on images of {shape} (channels first)"):
         with torch.no_grad():
             outputs = model(images[:TRIED])
-        if not outputs.isfinite().all():
+        if not is_finite(outputs):
             raise ModelError(
                 f"the model returns numbers that are not finite for images of {shape} (channels "
                 "first), so its weights are too large: do not train it"

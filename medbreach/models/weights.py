@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from medbreach.components import is_finite
 from medbreach.errors import ModelError
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")
@@ -67,7 +68,7 @@ def _check_numbers(path: Path, state: dict[str, Tensor]) -> None:
             )
         if weight.is_meta:
             raise ModelError(f"{path} holds no numbers for {name}, whose device is meta")
-        if not weight.to(torch.float32).isfinite().all():
+        if not is_finite(weight.to(torch.float32)):
             raise ModelError(f"{path} holds weights that are not finite, the first in {name}")
 
 

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from medbreach.components import is_finite
 from medbreach.errors import NotApplicable
 from medbreach.types import ImageSpec
 
@@ -46,7 +47,7 @@ def check_images(spec: ImageSpec, public: Tensor) -> None:
     shape = tuple(public.shape[1:])
     if shape != spec.shape:
         raise NotApplicable(f"the public images have the shape {shape}, the clients' {spec.shape}")
-    if public.numel() and not torch.stack(public.aminmax()).isfinite().all():
+    if not is_finite(public):
         raise NotApplicable("the public images hold intensities that are not finite")
 
 
