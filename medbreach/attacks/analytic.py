@@ -10,7 +10,7 @@ from medbreach.attacks.image_layer import Gradient, ImageLayer, find_image_layer
 from medbreach.attacks.patch_embedding import find_patch_layer, invert_patches
 from medbreach.attacks.row_readout import records_in_rows
 from medbreach.attacks.simulation import check
-from medbreach.attacks.span import Span, span_of
+from medbreach.attacks.span import Span, records_of, span_of
 from medbreach.components import Attack
 from medbreach.errors import NotApplicable
 from medbreach.models.mlp import MLP
@@ -76,12 +76,7 @@ class Analytic(Attack):
         if not gradient.bias.any():
             return Reconstruction(torch.zeros(0, *exchange.spec.shape))
         span = span_of(gradient.weight)
-        count = exchange.update.count or span.clear_rank()
-        if count is None:
-            raise NotApplicable(
-                "analytic needs the number of records, which the client withholds and the "
-                "gradient's singular values do not tell"
-            )
+        count = records_of(exchange, span, self.name)
         if count == 1:
             return _one_record(exchange, layer, gradient, span)
         return records_in_rows(exchange, layer, gradient, span, count)

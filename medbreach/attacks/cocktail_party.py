@@ -11,7 +11,7 @@ from torch import Tensor
 from medbreach.attacks.image_layer import Gradient, ImageLayer, find_image_layer
 from medbreach.attacks.minimise import minimise
 from medbreach.attacks.simulation import check
-from medbreach.attacks.span import Span, span_of
+from medbreach.attacks.span import Span, records_of, span_of
 from medbreach.components import Attack
 from medbreach.errors import NotApplicable
 from medbreach.models.mlp import MLP
@@ -179,12 +179,7 @@ def _span(exchange: Exchange, gradient: Gradient) -> Span:
     if not gradient.weight.any():
         raise NotApplicable("the gradient of the layer that takes the image is zero")
     span = span_of(gradient.weight)
-    count = exchange.update.count or span.clear_rank()
-    if count is None:
-        raise NotApplicable(
-            "cpa needs the number of records, which the client withholds and the gradient's "
-            "singular values do not tell"
-        )
+    count = records_of(exchange, span, CocktailParty.name)
     if len(span.values) < count:
         raise NotApplicable(
             f"cpa needs as many independent rows as records: of {len(gradient.weight)} rows of the "

@@ -6,6 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from medbreach.errors import NotApplicable
+from medbreach.types import Exchange
+
 RESOLUTION: Final = 1e-6  # singular values below this share of the greatest are rounding
 CLEAR: Final = 100.0  # ratio of neighbouring singular values that tells the rank
 COLUMNS: Final = 65_536  # at a time: a copy in double of a large gradient may not fit into memory
@@ -37,6 +40,26 @@ class Span(NamedTuple):
         ratios = self.values / torch.cat([self.values[1:], end])
         gap = int(ratios.argmax())
         return gap + 1 if float(ratios[gap]) >= CLEAR else None
+
+
+def records_of(exchange: Exchange, span: Span, attack: str) -> int:
+    """Return the number of records: as they say, else as the singular values tell.
+
+    Args:
+        exchange: What the server saw.
+        span: The span of a gradient's rows.
+        attack: Name of the attack that needs it.
+
+    Raises:
+        NotApplicable: It is withheld, and they do not tell.
+    """
+    count = exchange.update.count or span.clear_rank()
+    if count is None:
+        raise NotApplicable(
+            f"{attack} needs the number of records, which the client withholds and the gradient's "
+            "singular values do not tell"
+        )
+    return count
 
 
 def span_of(matrix: Float[Tensor, "rows columns"]) -> Span:
