@@ -2,7 +2,7 @@
 
 import bisect
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -36,6 +36,18 @@ def same(image: Float[Tensor, " voxels"], other: Float[Tensor, " voxels"]) -> bo
     return all(
         float((image[::step] - other[::step]).square().mean()) <= SAME**2 for step in (61, 1)
     )
+
+
+def first_alike(images: Sequence[Float[Tensor, " voxels"]]) -> list[int]:
+    """Return for each reading the place of the first one of the same record."""
+    places: list[int] = []
+    kept: list[int] = []
+    for k, image in enumerate(images):
+        place = next((other for other in kept if same(image, images[other])), k)
+        if place == k:
+            kept.append(k)
+        places.append(place)
+    return places
 
 
 @dataclass

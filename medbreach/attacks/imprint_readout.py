@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 
-from medbreach.attacks.bin_table import same
+from medbreach.attacks.bin_table import first_alike
 from medbreach.attacks.closed_form import ClosedForm
 from medbreach.attacks.loki_readout import read_loki
 from medbreach.errors import NotApplicable
@@ -96,10 +96,7 @@ def each_once(rounds: Sequence[Reconstruction], spec: ImageSpec) -> Reconstructi
     """Return the claims of all rounds, but for those that repeat an earlier one."""
     images = torch.cat([claims.images for claims in rounds])
     flat = spec.normalise(images.clamp(*spec.bounds)).flatten(1)
-    kept: list[int] = []
-    for k, image in enumerate(flat):
-        if not any(same(image, flat[other]) for other in kept):
-            kept.append(k)
+    kept = [k for k, place in enumerate(first_alike(list(flat))) if k == place]
     labels = [claims.labels for claims in rounds if claims.labels is not None]
     known = torch.cat(labels)[kept] if len(labels) == len(rounds) else None
     return Reconstruction(images[kept], known)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from medbreach.attacks.bin_table import BinTable, same
+from medbreach.attacks.bin_table import BinTable, first_alike
 from medbreach.attacks.influence import influence
 from medbreach.attacks.peeling_steps import peel, peel_beside
 from medbreach.components import Attack
@@ -157,19 +157,14 @@ def each_once(
     tables: Sequence[BinTable], told: Sequence[Int[Tensor, " _peeled"]]
 ) -> tuple[Float[Tensor, "records voxels"], Int[Tensor, " records"], list[float]]:
     """Return records, labels and doubts of all rounds without what an earlier one gave away too."""
-    kept: list[Tensor] = []
-    labels: list[int] = []
-    doubts: list[float] = []
-    for table, own in zip(tables, told, strict=True):
-        for record, label in zip(table.peeled, own.tolist(), strict=True):
-            place = next((k for k, other in enumerate(kept) if same(record.image, other)), None)
-            if place is None:
-                kept.append(record.image)
-                labels.append(label)
-                doubts.append(record.doubt)
-            elif labels[place] == UNKNOWN:
-                labels[place] = label
-    return torch.stack(kept), torch.tensor(labels), doubts
+    records, labels = [r for table in tables for r in table.peeled], torch.cat(list(told))
+    places = first_alike([record.image for record in records])
+    for k, place in enumerate(places):
+        if labels[place] == UNKNOWN:
+            labels[place] = labels[k]
+    kept = [k for k, place in enumerate(places) if k == place]
+    images = torch.stack([records[k].image for k in kept])
+    return images, labels[kept], [records[k].doubt for k in kept]
 
 
 def labels_of(table: BinTable, exchange: Exchange, seen: Round) -> Int[Tensor, " peeled"]:
