@@ -1,6 +1,7 @@
 """``medbreach check-model``."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,6 @@ from medbreach.cli.verbosity import VERBOSE
 if TYPE_CHECKING:
     from medbreach.components import Model
     from medbreach.inspection import Agreed, Inspection
-    from medbreach.types import ImageSpec
 
 
 def image_shape(_: click.Context, __: click.Parameter, value: str) -> tuple[int, ...]:
@@ -87,7 +87,7 @@ def check_model_command(
     images = None
     if public is not None:
         images, spec = read_public(public, agreed.spec)
-        agreed = _with_spec(agreed, spec)
+        agreed = replace(agreed, spec=spec)
     with waiting("looking at the model", quiet=False):
         found = inspect_sent(sent, agreed, before, images)
     if form == "json":
@@ -121,12 +121,6 @@ def _model(architecture: str) -> "Model":
     if ".py" in architecture:
         return UserNetwork.parse(architecture, "--architecture")
     return build(plugins.pick(plugins.models(), architecture, "model"), {}, architecture)
-
-
-def _with_spec(agreed: "Agreed", spec: "ImageSpec") -> "Agreed":
-    from dataclasses import replace
-
-    return replace(agreed, spec=spec)
 
 
 def _json(file: Path, agreed: "Agreed", found: "Inspection") -> str:

@@ -91,10 +91,10 @@ def trap_weights(
         weight[k, order[:half]] = drawn
         weight[k, order[half : 2 * half]] = -drawn
         positive[k, order[half:]] = True
-    given = FORKS_SCALE if chosen.scale_factor is None else chosen.scale_factor
-    some = slice(FITTED_ROWS)  # all are drawn alike
-    halves = _halves(weight[some], positive[some], spec, public) if is_fitted else None
-    scale = given if halves is None else _fitted_scale(*halves, chosen)
+    scale = FORKS_SCALE if chosen.scale_factor is None else chosen.scale_factor
+    if is_fitted:
+        some = slice(FITTED_ROWS)  # all are drawn alike
+        scale = _fitted_scale(*_halves(weight[some], positive[some], spec, public), chosen)
     for row, scaled in zip(weight, positive, strict=True):
         row[scaled] *= scale
     bias[:] = chosen.mu + weight @ offset
