@@ -7,6 +7,12 @@ from medbreach.datasets.brain_mr import BrainMR
 from medbreach.datasets.dermoscopy import Dermoscopy
 
 
+@pytest.fixture(autouse=True)
+def same_randomness():
+    """Start every test at one seed, whatever ran before it in its process."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def patches():
     """Colour patches of skin lesions, 32 x 32, labelled where that is certain."""

@@ -43,6 +43,7 @@ class BinsBetween(nn.Module):
         self.linear0.bias.data = -bins
         self.linear2 = nn.Linear(len(bins), pixels)
         self.linear2.weight.data.fill_(0.1)
+        self.linear2.bias.data.zero_()
 
     def forward(self, images):
         rows = self.linear0(images.flatten(1)).relu()
