@@ -58,9 +58,10 @@ class BinTable:
     of it.
 
     Attributes:
-        gradient: Gradient of the rows' weights, parts' energies last.
+        gradient: Gradient of the rows' weights for the image's voxels.
         totals: Sum of ``delta`` over the records that are left in each bin.
         checks: Sum of ``delta`` times the records' energies.
+        pairs: Sum of ``delta`` over the records that any two bins shared at first.
         directions: Weights of each measurement.
         low: Lower end of each bin.
         high: Upper end.
@@ -74,9 +75,10 @@ class BinTable:
         moved: Which of them were moved across the lower end of which bin.
     """
 
-    gradient: Float[Tensor, "bins voxels_and_parts"]
+    gradient: Float[Tensor, "bins voxels"]
     totals: Float[Tensor, " bins"]
     checks: Float[Tensor, "bins parts"]
+    pairs: Float[Tensor, "bins bins"]
     directions: Float[Tensor, "measurements voxels"]
     low: Float[Tensor, " bins"]
     high: Float[Tensor, " bins"]
@@ -92,7 +94,7 @@ class BinTable:
     @classmethod
     def of(
         cls,
-        weight: Float[Tensor, "bins voxels_and_parts"],
+        weight: Float[Tensor, "bins voxels_parts_and_bins"],
         bias: Float[Tensor, " bins"],
         block: PeelingBlock,
         spec: ImageSpec,
@@ -113,11 +115,17 @@ class BinTable:
         low = block.ends.double().cpu()
         high = torch.full_like(low, math.inf)
         high[inner] = low[after]
-        totals, checks = bias.double().cpu(), weight[:, -block.parts :].double().cpu()
+
+        def in_bins(passed: Tensor) -> Tensor:
+            sums = passed.double().cpu()
+            return sums.index_put((torch.tensor(inner),), -sums[after], accumulate=True)
+
+        voxels = block.directions.shape[1]
         return cls(
-            gradient=weight,
-            totals=totals.index_put((torch.tensor(inner),), -totals[after], accumulate=True),
-            checks=checks.index_put((torch.tensor(inner),), -checks[after], accumulate=True),
+            gradient=weight[:, :voxels],
+            totals=in_bins(bias),
+            checks=in_bins(weight[:, voxels : voxels + block.parts]),
+            pairs=in_bins(weight[:, voxels + block.parts :]),
             directions=block.directions,
             low=low,
             high=high,
@@ -125,7 +133,7 @@ class BinTable:
             spec=spec,
             scale=scale,
             floor=16 * torch.finfo(bias.dtype).eps * float(bias.abs().max()),
-            shelf=weight.new_empty(len(bias), block.directions.shape[1]),
+            shelf=weight.new_empty(len(bias), voxels),
             members=[{} for _ in range(len(bias))],
         )
 
@@ -163,9 +171,14 @@ class BinTable:
         self._count(i, beside, -record.delta)
         return [b, beside]
 
-    def subtract(self, record: Peeled) -> list[int]:
-        """Take a record that has not been read before out of its bins; return which they are."""
-        bins, place = list(self.bins_of(record.image)), len(self.peeled)
+    def subtract(self, record: Peeled, bins: Sequence[int] = ()) -> list[int]:
+        """Take a record that has not been read before out of its bins; return which they are.
+
+        Args:
+            record: What was read.
+            bins: Its bins, if they are told by more than its measurements.
+        """
+        bins, place = list(bins or self.bins_of(record.image)), len(self.peeled)
         self.shelf[place] = record.image
         self.peeled.append(record._replace(image=self.shelf[place]))
         for b in bins:
@@ -193,13 +206,35 @@ class BinTable:
 
     def content(self, b: int) -> Float[Tensor, " voxels"]:
         """Return the sum of ``delta`` times the image over the records that are left in a bin."""
-        voxels = self.directions.shape[1]
-        held = self.gradient[b, :voxels]
+        held = self.gradient[b]
         if b + 1 not in self.groups:
-            held = held - self.gradient[b + 1, :voxels]
+            held = held - self.gradient[b + 1]
         for i, delta in self.members[b].items():
             held = held - delta * self.peeled[i].image
         return held
+
+    def combined(self, factors: Float[Tensor, " bins"]) -> Float[Tensor, " voxels"]:
+        """Return the sum of what is left in the bins, each times a factor."""
+        inner = torch.tensor([b not in self.groups for b in range(len(factors))])
+        rows = factors - factors.roll(1) * inner
+        mixed = rows.to(self.gradient) @ self.gradient
+        counted = self._counted() @ factors
+        return mixed - counted.to(mixed) @ self.images
+
+    def shared(self) -> Float[Tensor, "bins bins"]:
+        """Return the sum of ``delta`` over the records that are left in any two bins."""
+        counted = self._counted()
+        deltas = torch.tensor([r.delta for r in self.peeled], dtype=counted.dtype)
+        left = self.pairs - counted.T @ (counted / deltas[:, None])
+        return (left + left.T) / 2
+
+    def _counted(self) -> Float[Tensor, "peeled bins"]:
+        """Return with which ``delta`` each record was subtracted from each bin."""
+        counted = self.totals.new_zeros(len(self.peeled), len(self.totals))
+        for b, held in enumerate(self.members):
+            for i, delta in held.items():
+                counted[i, b] = delta
+        return counted
 
     def doubt(self, b: int) -> float:
         """Return how far a bin is from holding exactly one record; infinite if it holds none.

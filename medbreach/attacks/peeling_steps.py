@@ -1,19 +1,19 @@
 """Reading records one by one out of a planted layer's bins."""
 
-import bisect
 import heapq
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from medbreach.attacks.addresses import peel_combined
 from medbreach.attacks.bin_table import SAME, BinTable, Peeled
 
 
 def peel(table: BinTable, tolerance: float) -> None:
-    """Read record after record, from bins of one and, where there is none, from differences.
+    """Read record after record, from bins of one and, where there is none, from several.
 
     Args:
         table: What is left in the bins.
@@ -22,7 +22,7 @@ def peel(table: BinTable, tolerance: float) -> None:
     changed: Iterable[int] = range(len(table.totals))
     while changed:
         _peel_single(table, changed, tolerance)
-        changed = _peel_difference(table, tolerance)
+        changed = peel_combined(table, tolerance)
 
 
 def _peel_single(table: BinTable, bins: Iterable[int], tolerance: float) -> None:
@@ -45,57 +45,6 @@ def _peel_single(table: BinTable, bins: Iterable[int], tolerance: float) -> None
             current[changed] = table.doubt(changed)
             if current[changed] <= tolerance:
                 heapq.heappush(queue, (current[changed], changed))
-
-
-def _peel_difference(table: BinTable, tolerance: float) -> list[int]:
-    """Read a record from a bin whose other records are just those of another measurement's bin.
-
-    The difference of the two bins then is one record. Which pairs it can be, totals, energies
-    and measurements tell without a look at the images.
-
-    Returns:
-        The bins that change; none if there is no such record.
-    """
-    bins = [b for b in range(len(table.totals)) if abs(table.totals[b]) > table.floor]
-    if not bins or table.full:
-        return []
-    measured = torch.stack([table.directions @ table.content(b) for b in bins]).double().cpu()
-    for one, other in _differing_by_one(table, bins, measured):
-        total = float(table.totals[one] - table.totals[other])
-        record = Peeled((table.content(one) - table.content(other)) / total, total)
-        told = table.checks[one] - table.checks[other]
-        if (
-            table.doubt_of(record, one, told) <= tolerance
-            and table.known(record.image, one) is None
-        ):
-            return table.subtract(record)
-    return []
-
-
-def _differing_by_one(
-    table: BinTable, bins: Sequence[int], measured: Float[Tensor, "bins measurements"]
-) -> Iterator[tuple[int, int]]:
-    """Yield the pairs of bins whose difference could be one record of the first.
-
-    Args:
-        table: What is left in the bins.
-        bins: Bins that are not empty.
-        measured: Measurements of their contents.
-    """
-    totals, checks = table.totals[bins], table.checks[bins]
-    low, high = table.low[bins], table.high[bins]
-    group = torch.tensor([bisect.bisect(table.groups, b) - 1 for b in bins])
-    others = torch.arange(len(bins))
-    for k, one in enumerate(bins):
-        total = totals[k] - totals
-        place = (measured[k] - measured) / total[:, None]
-        in_one, in_other = place[:, group[k]], place[others, group]
-        possible = (group != group[k]) & (total.abs() > table.floor)
-        possible &= (in_one >= low[k]) & (in_one < high[k])
-        possible &= (in_other < low) | (in_other >= high)
-        possible &= ((checks[k] - checks) / total[:, None] > -SAME * table.scale).all(1)
-        for other in possible.nonzero()[:, 0].tolist():
-            yield one, bins[other]
 
 
 def peel_beside(

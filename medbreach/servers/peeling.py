@@ -12,12 +12,17 @@ energy (mean square) of its parts, with weight zero, so that the update holds th
 the records' energies too. The energy of a mixture of different images is not the mixture of their
 energies.
 
+Which bins hold the same record shows a register: the rows also take in which of the bins an image
+lies, with weight zero again. So the update tells for any two bins the sum of ``d`` over the records
+that lie in both; few records do, so that each one's bins and its ``d`` can be told from it.
+
 Measurements and thresholds are fixed. The rows' own weights and biases, which clients train, start
 at zero: a change of weights then keeps the precision of a gradient, however small the steps.
 """
 
 import math
 from collections.abc import Callable
+from itertools import accumulate
 from typing import Final, NamedTuple
 
 import torch
@@ -67,7 +72,7 @@ class PeelingBlock(nn.Module):
         self.groups = groups
         self.parts = parts
         self.linear0: nn.Linear = nn.utils.skip_init(  # type: ignore[no-untyped-call]
-            nn.Linear, math.prod(shape) + parts, sum(groups)
+            nn.Linear, math.prod(shape) + parts + sum(groups), sum(groups)
         )
         nn.init.zeros_(self.linear0.weight)
         nn.init.zeros_(self.linear0.bias)
@@ -83,8 +88,9 @@ class PeelingBlock(nn.Module):
         flat = images.flatten(1)
         measured = flat @ self.directions.T
         repeats = torch.tensor(self.groups, device=flat.device)
-        rows: Tensor = self.linear0(torch.cat([flat, energies(images, self.parts)], dim=1))
-        rows = rows + measured.repeat_interleave(repeats, dim=1) - self.ends
+        beyond = measured.repeat_interleave(repeats, dim=1) - self.ends
+        taken = [flat, energies(images, self.parts), occupied_bins(beyond, self.groups)]
+        rows: Tensor = self.linear0(torch.cat(taken, dim=1)) + beyond
         added = rows.relu().mean(1).reshape(-1, *[1] * len(self.shape))
         return images + added * self.pattern
 
@@ -93,6 +99,22 @@ def energies(images: Float[Tensor, "n channels *space"], parts: int) -> Float[Te
     """Return the mean square of each of the parts that the voxels fall into, in order."""
     flat = images.flatten(1)
     return torch.stack([p.square().mean(1) for p in flat.tensor_split(parts, dim=1)], dim=1)
+
+
+def occupied_bins(
+    beyond: Float[Tensor, "n rows"], groups: tuple[int, ...]
+) -> Float[Tensor, "n rows"]:
+    """Return 1 for the bin of each measurement that an image lies in and 0 for the others.
+
+    Args:
+        beyond: How far beyond the lower end of each bin it measures.
+        groups: Number of bins of each measurement.
+    """
+    passed = beyond > 0
+    last = [end - 1 for end in accumulate(groups)]
+    passes_next = torch.cat([passed[:, 1:], passed[:, :1]], dim=1)
+    inner = torch.tensor([b not in last for b in range(sum(groups))], device=beyond.device)
+    return (passed & ~(passes_next & inner)).to(beyond.dtype)
 
 
 @torch.no_grad()

@@ -58,36 +58,32 @@ def shown(found, sample):
 # The structure, on numbers instead of images.
 
 
-def bins_by_hand(assigned, images, deltas, groups=(3, 3)):
+def bins_by_hand(assigned, images, deltas, rows=3):
     """Return the update of a layer whose bins hold what is said.
 
     Args:
-        assigned: For each record, its bin of each of two measurements.
-        images: One flat image a record, whose first two entries are its measurements.
+        assigned: For each record, its bin of each measurement.
+        images: One flat image a record, whose first entries are its measurements.
         deltas: The records' gradients.
-        groups: Number of rows of each measurement.
+        rows: Number of rows of each measurement.
     """
-    parts, voxels = 2, images.shape[1]
-    block = PeelingBlock((1, 1, voxels), groups, parts).double()
-    block.directions[:, :2] = torch.eye(2)
-    block.ends.copy_(torch.tensor([-0.5, 0.5, 1.5] * 2))
-    whole = torch.cat([images, energies(images, parts)], dim=1)
-    weight, bias = torch.zeros(6, voxels + parts).double(), torch.zeros(6).double()
-    for j in range(2):
-        for k in range(3):
-            row = 3 * j + k
-            for i, bins in enumerate(assigned):
-                if bins[j] >= k:
-                    weight[row] += deltas[i] * whole[i]
-                    bias[row] += deltas[i]
+    parts, voxels, measurements = 2, images.shape[1], len(assigned[0])
+    block = PeelingBlock((1, 1, voxels), (rows,) * measurements, parts).double()
+    block.directions[:, :measurements] = torch.eye(measurements)
+    block.ends.copy_((torch.arange(rows) - 0.5).repeat(measurements))
+    bins = torch.tensor(assigned) + rows * torch.arange(measurements)
+    inside = torch.zeros(len(images), len(block.ends)).double().scatter_(1, bins, 1)
+    passed = inside.unflatten(1, (measurements, rows)).flip(2).cumsum(2).flip(2).flatten(1)
+    caused = torch.tensor(deltas).double()[:, None] * passed
+    weight = caused.T @ torch.cat([images, energies(images, parts), inside], dim=1)
     spec = ImageSpec(1, (1, voxels), bounds=(-10.0, 10.0))
-    return BinTable.of(weight, bias, block, spec, scale=1.0)
+    return BinTable.of(weight, caused.sum(0), block, spec, scale=1.0)
 
 
 def records_in(assigned, seed=0):
     """Return flat images that lie in the bins that are said."""
     images = torch.rand(len(assigned), 12, generator=torch.Generator().manual_seed(seed)).double()
-    images[:, :2] = torch.tensor(assigned).double()
+    images[:, : len(assigned[0])] = torch.tensor(assigned).double()
     return images
 
 

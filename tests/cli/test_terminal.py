@@ -50,7 +50,7 @@ def test_progress_with_time_left_and_ctrl_c(tmp_path):
     code, shown = in_a_terminal(
         *AUDIT, "--out", tmp_path / "run", interrupt_at=b"invertinggradients, seed 0"
     )
-    assert code == 130
+    assert code == 130, shown
     assert "reading the images and building the network" in shown
     steps = re.findall(r"\(solvable control\), seed 0 \S*\s*\S*\s* +(\d+)/3000", shown)
     assert len(set(steps)) > 5, "the bar moves"

@@ -1,0 +1,89 @@
+"""Records that no bin holds alone: where they lie, and how bins combine to each of them.
+
+A record's address is its bin of each measurement. The update tells for any two bins the sum of
+``delta`` over the records that they share, which is zero for most pairs. An address at which there
+is a record has no such pair; so few addresses come into question, and the sums tell ``delta`` at
+each of them. What the bins hold then is ``A Z``, with a row of ``Z`` for each address, the sum of
+``delta x`` at it, and with ``A`` known: 1 where a bin belongs to an address. Linear algebra tells
+which rows of ``Z`` follow from that. As a rule it is one for each record, with up to 0.9 records a
+bin, whether or not any bin holds a record alone.
+"""
+
+from collections.abc import Iterator
+from itertools import combinations, pairwise
+from typing import Final
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from medbreach.attacks.bin_table import BinTable, Peeled
+
+MOST: Final = 4096  # addresses that come into question; with more, the sums tell none
+WHOLE: Final = 1e-6  # deviation of what is told by equations of zeros and ones, at most
+
+
+def peel_combined(table: BinTable, tolerance: float) -> list[int]:
+    """Read the record that the fewest bins combine to; return the bins that change, if any.
+
+    Args:
+        table: What is left in the bins.
+        tolerance: Doubt up to which what bins combine to is taken to be one record.
+    """
+    if table.full or len(table.directions) < 2:
+        return []
+    for address, delta, factors in _combinations(table):
+        record = Peeled(table.combined(factors) / delta, delta)
+        doubt = table.doubt_of(record, address[0], factors @ table.checks)
+        if doubt <= tolerance and table.known(record.image, address[0]) is None:
+            return table.subtract(record._replace(doubt=doubt), address)
+    return []
+
+
+def _combinations(table: BinTable) -> Iterator[tuple[list[int], float, Float[Tensor, " bins"]]]:
+    """Yield addresses, ``delta`` there, and the bins' factors; those first that rounding hurts least."""
+    shared = table.shared()
+    found = _possible(shared.abs() > table.floor, table.groups)
+    deltas, told = _deltas(shared, found)
+    holds = torch.zeros(len(found), len(shared), dtype=shared.dtype).scatter_(1, found, 1)
+    explained = (deltas @ holds - table.totals).abs() <= table.floor
+    usable = explained & (holds[~told].sum(0) == 0)
+    there = told & (deltas.abs() > table.floor)
+    found, deltas, holds = found[there], deltas[there], holds[there] * usable
+    factors, told = _solution(holds.T)
+    hurt = factors.norm(dim=1) / deltas.abs()
+    hurt[~told] = torch.inf
+    for k in hurt.argsort()[: int(told.sum())].tolist():
+        yield found[k].tolist(), float(deltas[k]), factors[k]
+
+
+def _possible(
+    occupied: Bool[Tensor, "bins bins"], groups: tuple[int, ...]
+) -> Int[Tensor, "found measurements"]:
+    """Return the addresses whose bins share a record two by two; none if there are too many."""
+    found = torch.arange(groups[0], groups[1])[:, None]
+    for start, stop in list(pairwise(groups))[1:]:
+        which, beside = occupied[found, start:stop].all(1).nonzero(as_tuple=True)
+        if len(which) > MOST:
+            return found.new_zeros(0, len(groups) - 1)
+        found = torch.cat([found[which], start + beside[:, None]], dim=1)
+    return found
+
+
+def _deltas(
+    shared: Float[Tensor, "bins bins"], found: Int[Tensor, "found measurements"]
+) -> tuple[Float[Tensor, " found"], Bool[Tensor, " found"]]:
+    """Return ``delta`` at each address, and whether it follows from what pairs of bins share."""
+    pairs = torch.stack([found[:, i] * len(shared) + found[:, j] for i, j in combinations(range(found.shape[1]), 2)], 1)
+    cells, places = pairs.unique(return_inverse=True)
+    belongs = torch.zeros(len(found), len(cells), dtype=shared.dtype).scatter_(1, places, 1)
+    factors, told = _solution(belongs.T)
+    return factors @ shared.flatten()[cells], told
+
+
+def _solution(
+    sums: Float[Tensor, "sums unknowns"],
+) -> tuple[Float[Tensor, "unknowns sums"], Bool[Tensor, " unknowns"]]:
+    """Return with which factors sums tell their unknowns, and which unknowns they do tell."""
+    inverse = torch.linalg.pinv(sums.T @ sums, hermitian=True) @ sums.T
+    return inverse, (inverse @ sums).diagonal() > 1 - WHOLE
