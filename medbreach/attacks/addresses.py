@@ -10,7 +10,7 @@ bin, whether or not any bin holds a record alone.
 """
 
 from collections.abc import Iterator
-from itertools import combinations, pairwise
+from itertools import pairwise
 from typing import Final
 
 import torch
@@ -19,41 +19,46 @@ from torch import Tensor
 
 from medbreach.attacks.bin_table import BinTable, Peeled
 
-MOST: Final = 4096  # addresses that come into question; with more, the sums tell none
-WHOLE: Final = 1e-6  # deviation of what is told by equations of zeros and ones, at most
+MOST: Final = 3  # addresses a bin that come into question; with more, hardly any can be told
+ROUNDING: Final = 1e-9  # of the largest eigenvalue: less is taken for zero
+WHOLE: Final = 1e-6  # deviation from 1 of the factor of what is told, at most
 
 
 def peel_combined(table: BinTable, tolerance: float) -> list[int]:
-    """Read the record that the fewest bins combine to; return the bins that change, if any.
+    """Read the records that bins combine to; return the bins that change.
 
     Args:
         table: What is left in the bins.
         tolerance: Doubt up to which what bins combine to is taken to be one record.
     """
-    if table.full or len(table.directions) < 2:
+    if len(table.directions) < 2:
         return []
+    changed: list[int] = []
     for address, delta, factors in _combinations(table):
+        if table.full:
+            break
         record = Peeled(table.combined(factors) / delta, delta)
         doubt = table.doubt_of(record, address[0], factors @ table.checks)
-        if doubt <= tolerance and table.known(record.image, address[0]) is None:
-            return table.subtract(record._replace(doubt=doubt), address)
-    return []
+        allowed = tolerance + table.slack(delta, gain=float(factors.norm()))
+        if doubt <= allowed and table.known(record.image, address[0]) is None:
+            changed += table.subtract(record._replace(doubt=doubt), address)
+    return changed
 
 
 def _combinations(table: BinTable) -> Iterator[tuple[list[int], float, Float[Tensor, " bins"]]]:
-    """Yield addresses, ``delta`` there, and the bins' factors; those first that rounding hurts least."""
-    shared = table.shared()
+    """Yield addresses, ``delta`` there and factors of the bins; those noise hurts least first."""
+    shared = (table.register + table.register.T) / 2
     found = _possible(shared.abs() > table.floor, table.groups)
     deltas, told = _deltas(shared, found)
     holds = torch.zeros(len(found), len(shared), dtype=shared.dtype).scatter_(1, found, 1)
     explained = (deltas @ holds - table.totals).abs() <= table.floor
-    usable = explained & (holds[~told].sum(0) == 0)
-    there = told & (deltas.abs() > table.floor)
-    found, deltas, holds = found[there], deltas[there], holds[there] * usable
+    there = ~told | (deltas.abs() > table.floor)
+    found, holds = found[there], holds[there] * explained
     factors, told = _solution(holds.T)
+    deltas = factors @ table.totals
+    told &= deltas.abs() > table.floor
     hurt = factors.norm(dim=1) / deltas.abs()
-    hurt[~told] = torch.inf
-    for k in hurt.argsort()[: int(told.sum())].tolist():
+    for k in hurt.where(told, torch.inf).argsort()[: int(told.sum())].tolist():
         yield found[k].tolist(), float(deltas[k]), factors[k]
 
 
@@ -64,7 +69,7 @@ def _possible(
     found = torch.arange(groups[0], groups[1])[:, None]
     for start, stop in list(pairwise(groups))[1:]:
         which, beside = occupied[found, start:stop].all(1).nonzero(as_tuple=True)
-        if len(which) > MOST:
+        if len(which) > MOST * len(occupied):
             return found.new_zeros(0, len(groups) - 1)
         found = torch.cat([found[which], start + beside[:, None]], dim=1)
     return found
@@ -74,8 +79,9 @@ def _deltas(
     shared: Float[Tensor, "bins bins"], found: Int[Tensor, "found measurements"]
 ) -> tuple[Float[Tensor, " found"], Bool[Tensor, " found"]]:
     """Return ``delta`` at each address, and whether it follows from what pairs of bins share."""
-    pairs = torch.stack([found[:, i] * len(shared) + found[:, j] for i, j in combinations(range(found.shape[1]), 2)], 1)
-    cells, places = pairs.unique(return_inverse=True)
+    pairs = torch.combinations(torch.arange(found.shape[1]))
+    cells = found[:, pairs] @ torch.tensor([len(shared), 1])
+    cells, places = torch.unique(cells, return_inverse=True)
     belongs = torch.zeros(len(found), len(cells), dtype=shared.dtype).scatter_(1, places, 1)
     factors, told = _solution(belongs.T)
     return factors @ shared.flatten()[cells], told
@@ -85,5 +91,5 @@ def _solution(
     sums: Float[Tensor, "sums unknowns"],
 ) -> tuple[Float[Tensor, "unknowns sums"], Bool[Tensor, " unknowns"]]:
     """Return with which factors sums tell their unknowns, and which unknowns they do tell."""
-    inverse = torch.linalg.pinv(sums.T @ sums, hermitian=True) @ sums.T
+    inverse = torch.linalg.pinv(sums.T @ sums, rtol=ROUNDING, hermitian=True) @ sums.T
     return inverse, (inverse @ sums).diagonal() > 1 - WHOLE

@@ -14,6 +14,8 @@ from medbreach.servers.peeling import PeelingBlock, energies
 from medbreach.types import ImageSpec
 
 SAME = 0.01  # deviation of the difference of two readings of one record, at most
+SURELY = 4  # deviations of the noise that hardly any of it exceeds
+LOOSEST = 0.1  # doubt, at most: mixtures of like images differ by little more
 EDGE = 1e-4  # error of a measurement by rounding; those of public images vary by 1
 
 
@@ -50,6 +52,11 @@ def first_alike(images: Sequence[Float[Tensor, " voxels"]]) -> list[int]:
     return places
 
 
+def noise_of(register: Float[Tensor, "bins bins"]) -> float:
+    """Return the deviation of the noise in a register, from pairs of entries that tell the same."""
+    return float((register - register.T).abs().median()) / (0.6745 * math.sqrt(2))
+
+
 @dataclass
 class BinTable:
     """What an update says of each bin, less what has been peeled.
@@ -61,24 +68,26 @@ class BinTable:
         gradient: Gradient of the rows' weights for the image's voxels.
         totals: Sum of ``delta`` over the records that are left in each bin.
         checks: Sum of ``delta`` times the records' energies.
-        pairs: Sum of ``delta`` over the records that any two bins shared at first.
+        register: Sum of ``delta`` over the records that are left in a bin and lie in another one.
         directions: Weights of each measurement.
         low: Lower end of each bin.
         high: Upper end.
         groups: First bin of each measurement, and the end of the last.
         spec: What is known about the images.
         scale: Mean energy of an image, about.
-        floor: The least ``delta`` that is told from rounding errors.
+        floor: The least ``delta`` that is told from rounding errors and noise.
+        noisy: Whether it is noise that hides what is less.
         shelf: Room for the images that have been read: as many as there are bins.
         peeled: The records that have been read.
         members: For each bin, which of them were subtracted from it, with which ``delta``.
-        moved: Which of them were moved across the lower end of which bin.
+        addresses: The bins that each of them lies in.
+        corrected: Which bins turned out to hold which of them otherwise than was thought.
     """
 
     gradient: Float[Tensor, "bins voxels"]
     totals: Float[Tensor, " bins"]
     checks: Float[Tensor, "bins parts"]
-    pairs: Float[Tensor, "bins bins"]
+    register: Float[Tensor, "bins bins"]
     directions: Float[Tensor, "measurements voxels"]
     low: Float[Tensor, " bins"]
     high: Float[Tensor, " bins"]
@@ -86,10 +95,12 @@ class BinTable:
     spec: ImageSpec
     scale: float
     floor: float
+    noisy: bool
     shelf: Float[Tensor, "bins voxels"]
     peeled: list[Peeled] = field(default_factory=list)
     members: list[dict[int, float]] = field(default_factory=list)
-    moved: set[tuple[int, int]] = field(default_factory=set)
+    addresses: list[list[int]] = field(default_factory=list)
+    corrected: set[tuple[int, int]] = field(default_factory=set)
 
     @classmethod
     def of(
@@ -121,18 +132,22 @@ class BinTable:
             return sums.index_put((torch.tensor(inner),), -sums[after], accumulate=True)
 
         voxels = block.directions.shape[1]
+        register = in_bins(weight[:, voxels + block.parts :])
+        noise = SURELY * noise_of(register)
+        rounding = 16 * torch.finfo(bias.dtype).eps * float(bias.abs().max())
         return cls(
             gradient=weight[:, :voxels],
             totals=in_bins(bias),
             checks=in_bins(weight[:, voxels : voxels + block.parts]),
-            pairs=in_bins(weight[:, voxels + block.parts :]),
+            register=register,
             directions=block.directions,
             low=low,
             high=high,
             groups=groups,
             spec=spec,
             scale=scale,
-            floor=16 * torch.finfo(bias.dtype).eps * float(bias.abs().max()),
+            floor=max(rounding, noise),
+            noisy=noise > rounding,
             shelf=weight.new_empty(len(bias), voxels),
             members=[{} for _ in range(len(bias))],
         )
@@ -150,54 +165,50 @@ class BinTable:
     def take(self, record: Peeled, b: int) -> list[int]:
         """Take a record that was read from a bin out of the bins that it lies in.
 
-        If it is one that has been read before, it is what its other bins told wrong of this one: by
-        rounding, a measurement may fall on the other side of the end between two bins, one of which
-        then still holds the record, the other less than nothing of it; and where clients train for
-        several steps, a record may pass a row in some of them only. Then this bin is corrected.
+        If it is one that has been read before, its bins were told wrong: by rounding, a measurement
+        may fall on the other side of the end between two bins, one of which then still holds the
+        record, the other less than nothing of it; and where clients train for several steps, a
+        record may pass a row in some of them only. Then this bin is corrected.
 
         Returns:
             The bins that change.
         """
         i = self.known(record.image, b)
         if i is None:
-            return self.subtract(record)
+            return self.subtract(record, self.address(b) or list(self.bins_of(record.image)))
+        if (i, b) in self.corrected:
+            return []
+        self.corrected.add((i, b))
         self._count(i, b, record.delta)
-        measured = self._measured(self.peeled[i].image, b)
-        beside = b - 1 if measured - self.low[b] < self.high[b] - measured else b + 1
-        whole = abs(abs(record.delta) - abs(self.peeled[i].delta)) <= SAME * abs(record.delta)
-        if not whole or (i, max(b, beside)) in self.moved:
-            return [b]
-        self.moved.add((i, max(b, beside)))
-        self._count(i, beside, -record.delta)
-        return [b, beside]
+        return [b]
 
-    def subtract(self, record: Peeled, bins: Sequence[int] = ()) -> list[int]:
-        """Take a record that has not been read before out of its bins; return which they are.
-
-        Args:
-            record: What was read.
-            bins: Its bins, if they are told by more than its measurements.
-        """
-        bins, place = list(bins or self.bins_of(record.image)), len(self.peeled)
+    def subtract(self, record: Peeled, bins: Sequence[int]) -> list[int]:
+        """Take a record that has not been read before out of its bins; return which they are."""
+        place = len(self.peeled)
         self.shelf[place] = record.image
         self.peeled.append(record._replace(image=self.shelf[place]))
+        self.addresses.append(list(bins))
         for b in bins:
             self._count(place, b, record.delta)
-        return bins
+        return self.addresses[place]
+
+    def address(self, b: int) -> list[int]:
+        """Return the bins that all records of a bin lie in; empty if the register shows none."""
+        entries = self.register[b].abs()
+        held = (entries > self.floor).nonzero()[:, 0].tolist()
+        groups = [bisect.bisect(self.groups, k) - 1 for k in held]
+        return held if b in held and groups == list(range(len(self.directions))) else []
 
     def known(self, image: Float[Tensor, " voxels"], b: int) -> int | None:
         """Return which record that was subtracted from a bin, or one beside it, an image shows."""
         near = {i for held in self.members[max(0, b - 1) : b + 2] for i in held}
         return next((i for i in near if same(image, self.peeled[i].image)), None)
 
-    def _measured(self, image: Float[Tensor, " voxels"], b: int) -> float:
-        """Return what a bin sorts an image by."""
-        return float(self.directions[bisect.bisect(self.groups, b) - 1] @ image)
-
     def _count(self, i: int, b: int, delta: float) -> None:
         """Subtract a record that has been read from a bin, as often as ``delta`` says."""
         self.members[b][i] = self.members[b].get(i, 0.0) + delta
         self.totals[b] -= delta
+        self.register[b, self.addresses[i]] -= delta
         self.checks[b] -= delta * self.energy(self.peeled[i].image)
 
     def holds(self, image: Float[Tensor, " voxels"]) -> bool:
@@ -218,23 +229,20 @@ class BinTable:
         inner = torch.tensor([b not in self.groups for b in range(len(factors))])
         rows = factors - factors.roll(1) * inner
         mixed = rows.to(self.gradient) @ self.gradient
-        counted = self._counted() @ factors
-        return mixed - counted.to(mixed) @ self.images
-
-    def shared(self) -> Float[Tensor, "bins bins"]:
-        """Return the sum of ``delta`` over the records that are left in any two bins."""
-        counted = self._counted()
-        deltas = torch.tensor([r.delta for r in self.peeled], dtype=counted.dtype)
-        left = self.pairs - counted.T @ (counted / deltas[:, None])
-        return (left + left.T) / 2
-
-    def _counted(self) -> Float[Tensor, "peeled bins"]:
-        """Return with which ``delta`` each record was subtracted from each bin."""
-        counted = self.totals.new_zeros(len(self.peeled), len(self.totals))
-        for b, held in enumerate(self.members):
+        counted = mixed.new_zeros(len(self.peeled))
+        for held, factor in zip(self.members, factors.tolist(), strict=True):
             for i, delta in held.items():
-                counted[i, b] = delta
-        return counted
+                counted[i] += delta * factor
+        return mixed - counted @ self.images
+
+    def slack(self, delta: float, gain: float = 1.0) -> float:
+        """Return how far noise may put a record that was read in doubt.
+
+        Args:
+            delta: The gradient that it caused.
+            gain: How much of the noise of one bin is in what it was read from.
+        """
+        return min(LOOSEST, gain * self.floor / abs(delta))
 
     def doubt(self, b: int) -> float:
         """Return how far a bin is from holding exactly one record; infinite if it holds none.
@@ -258,7 +266,8 @@ class BinTable:
         """
         image, delta = record.image, record.delta
         slack = EDGE + self.floor / abs(delta)
-        inside = self.low[b] - slack <= self._measured(image, b) <= self.high[b] + slack
+        measured = float(self.directions[bisect.bisect(self.groups, b) - 1] @ image)
+        inside = self.low[b] - slack <= measured <= self.high[b] + slack
         if not inside or not self.is_image(image):
             return math.inf
         return float((check / delta - self.energy(image)).abs().max()) / self.scale

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from medbreach.attacks.bin_table import BinTable, first_alike
+from medbreach.attacks.bin_table import LOOSEST, BinTable, first_alike
 from medbreach.attacks.influence import influence
 from medbreach.attacks.peeling_steps import peel, peel_beside
 from medbreach.components import Attack
@@ -26,7 +26,6 @@ BY_CHECKSUM: Final = 0.9  # in one whose class could not be told
 BY_SIMULATION: Final = 1.0  # in one that causes, with a class, the very gradient that was seen
 UNCHECKED: Final = 0.0
 
-LOOSEST: Final = 0.1  # tolerance, at most: mixtures of like images differ by little more
 LOOSER: Final = 3.0
 EXACT: Final = 0.1  # of the tolerance: doubt of a record without noise, at most
 ENOUGH: Final = 3  # such records, to tell that there is none

@@ -15,11 +15,15 @@ from medbreach.attacks.bin_table import SAME, BinTable, Peeled
 def peel(table: BinTable, tolerance: float) -> None:
     """Read record after record, from bins of one and, where there is none, from several.
 
+    Under noise several bins come first: together they tell a record better than one does.
+
     Args:
         table: What is left in the bins.
         tolerance: Doubt up to which a bin is taken to hold one record.
     """
     changed: Iterable[int] = range(len(table.totals))
+    if table.noisy:
+        peel_combined(table, tolerance)
     while changed:
         _peel_single(table, changed, tolerance)
         changed = peel_combined(table, tolerance)
@@ -34,7 +38,7 @@ def _peel_single(table: BinTable, bins: Iterable[int], tolerance: float) -> None
         tolerance: Doubt up to which a bin is taken to hold one record.
     """
     current = {b: table.doubt(b) for b in bins}
-    queue = [(doubt, b) for b, doubt in current.items() if doubt <= tolerance]
+    queue = [(doubt, b) for b, doubt in current.items() if _is_one(table, b, doubt, tolerance)]
     heapq.heapify(queue)
     while queue and not table.full:
         doubt, b = heapq.heappop(queue)
@@ -43,8 +47,16 @@ def _peel_single(table: BinTable, bins: Iterable[int], tolerance: float) -> None
         record = Peeled(table.content(b) / table.totals[b], float(table.totals[b]), doubt)
         for changed in table.take(record, b):
             current[changed] = table.doubt(changed)
-            if current[changed] <= tolerance:
+            if _is_one(table, changed, current[changed], tolerance):
                 heapq.heappush(queue, (current[changed], changed))
+
+
+def _is_one(table: BinTable, b: int, doubt: float, tolerance: float) -> bool:
+    """Return whether a bin holds one record; where the register says so too, noise is allowed."""
+    if doubt <= tolerance:
+        return True
+    loose = doubt < math.inf and doubt <= tolerance + table.slack(float(table.totals[b]))
+    return loose and bool(table.address(b))
 
 
 def peel_beside(
@@ -95,7 +107,7 @@ def _solve(table: BinTable, b: int, images: Sequence[Float[Tensor, " voxels"]]) 
     if max(wrong) > SAME * size or float(deltas.abs().min()) <= table.floor:
         return False
     for image, delta in zip(images, deltas.tolist(), strict=True):
-        table.subtract(Peeled(image, delta))
+        table.subtract(Peeled(image, delta), list(table.bins_of(image)))
     return True
 
 
@@ -111,7 +123,7 @@ def _resolve(table: BinTable, image: Float[Tensor, " voxels"], b: int, tolerance
     doubt = table.doubt_of(rest, b, table.checks[b] - delta * table.energy(image))
     if doubt > tolerance:
         return False
-    table.subtract(Peeled(image, delta, doubt))
+    table.subtract(Peeled(image, delta, doubt), list(table.bins_of(image)))
     return True
 
 

@@ -80,7 +80,7 @@ class Modification:
     legacy_dkfz: bool = False
     expected_records: int = 16
     pairs: int = 1
-    measurements: int = 3
+    measurements: int = 4
     parts: int = 8
     num_clients: int = 4
     scaling: float = 1e6
