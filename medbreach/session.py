@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from medbreach import plugins
+from medbreach import interrupts, plugins
 from medbreach.assembly import assemble
 from medbreach.audit import audit, check
 from medbreach.case import Sample
@@ -157,15 +157,16 @@ def carry_out(
     follower = follower or Follower()
     _check_same(record, session)
     seconds = session.plan.options.checkpoint_seconds
-    with record.writing():
+    with record.writing(), interrupts.remembered() as interrupted:
         outcomes = audit(
             session.plan,
             session.collection,
             session.device,
             record.findings(),
-            _watcher(record, follower, seconds),
+            _watcher(record, follower, seconds, interrupted),
         )
         for outcome in outcomes:
+            interrupted()
             record.append(outcome)
             follower.ends(outcome.finding)
             plugins.announce(outcome.finding)
@@ -204,12 +205,16 @@ def _check_same(record: RunRecord, session: Session) -> None:
 
 
 def _watcher(
-    record: RunRecord, follower: Follower, seconds: float
+    record: RunRecord, follower: Follower, seconds: float, interrupted: Callable[[], None]
 ) -> Callable[[Attempt], contextlib.AbstractContextManager[Watch]]:
+    def steps(done: int, total: int) -> None:
+        interrupted()
+        follower.steps(done, total)
+
     @contextlib.contextmanager
     def watch_for(attempt: Attempt) -> Iterator[Watch]:
         follower.begins(attempt)
-        yield FileWatch(follower.steps, record.checkpoint_file(attempt.id), seconds)
+        yield FileWatch(steps, record.checkpoint_file(attempt.id), seconds)
 
     return watch_for
 

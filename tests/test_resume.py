@@ -1,5 +1,6 @@
 """A run that is cut off, at any moment and by anything, goes on to what it would have found."""
 
+import contextlib
 import dataclasses
 import errno
 import os
@@ -13,10 +14,11 @@ import pytest
 import torch
 from forks import forks
 
-from medbreach import storage
+from medbreach import config, storage
 from medbreach.errors import RecordError
 from medbreach.progress import FileWatch
 from medbreach.record import RunRecord
+from medbreach.session import Follower, carry_out, header, prepare
 from medbreach.types import Verdict
 
 AUDIT = (
@@ -184,6 +186,28 @@ def test_ctrl_c_before_anything_is_recorded(loaded, tmp_path):
     assert (ended.code, ended.out) == (130, "")
     assert ended.err.strip() == "stopped"
     assert not (tmp_path / "run").exists()
+
+
+class Deaf(Follower):
+    """Catches a Ctrl-C at the third step, and goes on."""
+
+    def steps(self, done, total):
+        if done == 3:
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+        self.done = done
+
+
+def test_ctrl_c_that_somebody_catches_still_stops_the_run(tmp_path):
+    settings = config.load(AUDIT[1:-2], None)
+    session = prepare(settings, torch.device("cpu"))
+    record = RunRecord.create(tmp_path / "run", header(session, settings))
+    follower, before = Deaf(), signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        list(carry_out(session, record, follower))
+    assert follower.done == 3
+    assert "invertinggradients" not in {line.finding.attack for line in record.lines()}
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 # A full disk.
