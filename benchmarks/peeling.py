@@ -5,7 +5,8 @@ defenses, and what planting and decoding cost. By default on images that come wi
 small networks; with --images or --volumes on a folder's, with ResNets.
 
 Seconds are of the processor. A record counts as read if the claim that is matched to it, one to one
-over all, has a PSNR of at least 40 (or 30) dB; a claim is false if it is nowhere near a record.
+over all, has a PSNR of at least 40 (or 30) dB. A claim is false if it is below 40 dB to every
+record, and wrong if it is below 30 dB.
 """
 
 import argparse

@@ -59,8 +59,8 @@ def recovery_curve(name: str, source: Source, loads: Sequence[float], seeds: int
     """Print and return the share of records at 30 dB for each load."""
     print(
         f"\nRecords at >= 30 dB against records a row: {name}, {ROWS} rows, mean of {seeds} seeds\n"
-        f"{'a row':>6}{'records':>9}{'peeling':>9}{'false':>8}{'2 rounds':>10}{'false':>8}"
-        f"{'RtF':>8}{'false':>8}{'balls in bins':>15}{'ceiling':>9}{'of 2':>7}"
+        f"{'a row':>6}{'records':>9}{'peeling':>9}{'wrong':>8}{'2 rounds':>10}{'wrong':>8}"
+        f"{'RtF':>8}{'wrong':>8}{'balls in bins':>15}{'ceiling':>9}{'of 2':>7}"
     )
     curves: dict[str, list[float]] = {"peeling": [], "peeling, 2 rounds": [], "Robbing the Fed": []}
     for load in loads:
@@ -78,7 +78,7 @@ def recovery_curve(name: str, source: Source, loads: Sequence[float], seeds: int
         for key, score in means.items():
             curves[key].append(score.shown)
         measured = "".join(
-            f"{score.shown:{width}.1%}{score.false:8.1%}"
+            f"{score.shown:{width}.1%}{score.wrong:8.1%}"
             for score, width in zip(means.values(), (9, 10, 8), strict=True)
         )
         print(
@@ -95,7 +95,7 @@ def defended_curves(
     """Print and return the same under defenses, and where clients train otherwise."""
     heads = "".join(f"{load:>18.2f}" for load in loads)
     print(
-        f"\nRecords at >= 30 dB, and false claims, under defenses: {name}, {ROWS} rows, mean of "
+        f"\nRecords at >= 30 dB, and claims below it, under defenses: {name}, {ROWS} rows, mean of "
         f"{seeds} seeds\n{'records a row':48}{heads}"
     )
     curves: dict[str, Curves] = {}
@@ -113,7 +113,7 @@ def defended_curves(
 
 def _cell(point: Score) -> str:
     unsure = "?" if point.checked == 0 and point.claims else " "
-    return f"{point.shown:8.1%} /{point.false:6.1%}{unsure} "
+    return f"{point.shown:8.1%} /{point.wrong:6.1%}{unsure} "
 
 
 def _point(planted: str, source: Source, clients: Clients, load: float, seeds: int) -> Score:

@@ -75,6 +75,7 @@ class Score(NamedTuple):
         exact: Share of records with a claim of their own of at least 40 dB.
         shown: Share with one of at least 30 dB.
         false: Share of claims below 40 dB to every record.
+        wrong: Share of claims below 30 dB to every record.
         claims: Number of claims.
         labels: Share of records shown at 30 dB whose label is told.
         checked: Share of claims that the attack has confidence in, where it says.
@@ -83,6 +84,7 @@ class Score(NamedTuple):
     exact: float
     shown: float
     false: float
+    wrong: float
     claims: float
     labels: float
     checked: float
@@ -195,6 +197,7 @@ def judge(claims: Reconstruction, drawn: Drawn) -> Score:
         exact=exact.shown / exact.records,
         shown=shown.shown / shown.records,
         false=exact.false / max(1, exact.claims),
+        wrong=shown.false / max(1, shown.claims),
         claims=exact.claims,
         labels=right / max(1, len(hits)),
         checked=float((sure > 0).double().mean()) if sure is not None and len(sure) else 0.0,

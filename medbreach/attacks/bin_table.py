@@ -69,7 +69,7 @@ class BinTable:
         totals: Sum of ``delta`` over the records that are left in each bin.
         checks: Sum of ``delta`` times the records' energies.
         register: Sum of ``delta`` over the records that are left in a bin and lie in another one.
-        directions: Weights of each measurement.
+        block: The planted block as it was sent.
         low: Lower end of each bin.
         high: Upper end.
         groups: First bin of each measurement, and the end of the last.
@@ -88,7 +88,7 @@ class BinTable:
     totals: Float[Tensor, " bins"]
     checks: Float[Tensor, "bins parts"]
     register: Float[Tensor, "bins bins"]
-    directions: Float[Tensor, "measurements voxels"]
+    block: PeelingBlock
     low: Float[Tensor, " bins"]
     high: Float[Tensor, " bins"]
     groups: tuple[int, ...]
@@ -140,7 +140,7 @@ class BinTable:
             totals=in_bins(bias),
             checks=in_bins(weight[:, voxels : voxels + block.parts]),
             register=register,
-            directions=block.directions,
+            block=block,
             low=low,
             high=high,
             groups=groups,
@@ -151,6 +151,11 @@ class BinTable:
             shelf=weight.new_empty(len(bias), voxels),
             members=[{} for _ in range(len(bias))],
         )
+
+    @property
+    def directions(self) -> Float[Tensor, "measurements voxels"]:
+        """Weights of each measurement."""
+        return self.block.directions[: len(self.block.groups)]
 
     @property
     def images(self) -> Float[Tensor, "peeled voxels"]:
@@ -278,7 +283,9 @@ class BinTable:
 
     def bins_of(self, image: Float[Tensor, " voxels"]) -> Iterator[int]:
         """Yield the bin of each measurement that a normalised image falls into, if there is one."""
-        measured = (self.directions @ image).double().cpu()
+        measured = (self.block.directions @ image).double().cpu()
+        if bool((measured[len(self.block.groups) :] > self.block.reach.cpu()).any()):
+            return
         for j, (start, stop) in enumerate(zip(self.groups[:-1], self.groups[1:], strict=True)):
             b = int(torch.searchsorted(self.low[start:stop], measured[j], right=True)) - 1
             if b >= 0:

@@ -82,8 +82,8 @@ METHODS: Final[Mapping[str, Method]] = {
     ),
     "peeling": Method(
         ("case/server=malicious-model-peeling", "attack=peeling"),
-        "medbreach's own, not published: several measurements, from which records are taken out "
-        "one after the other.",
+        "medbreach's own, not published: several measurements, whose bins are solved for the "
+        "records. One row tells one record at most; where there are more records, some are let in.",
     ),
 }
 """What each line of the table plants, and how it is read."""
@@ -194,7 +194,7 @@ def plan_of(setting: Setting, line: Line, base: Sequence[str], spec: ImageSpec) 
         f"audit.seeds={setting.seeds}",
         "audit.metrics=[psnr]",
     ]
-    if line.method in ("QBI", "trap weights (CAH), corrected"):
+    if line.method in ("QBI", "trap weights (CAH), corrected", "peeling"):
         overrides.append(f"{modification}.expected_records={line.each * line.clients}")
     if line.method == "LOKI":
         overrides.append(f"{modification}.num_clients={line.clients}")

@@ -16,7 +16,7 @@ KEYS_OF: Mapping[str, frozenset[str]] = {
     "QBI": PLACE
     | {"num_bins", "connection", "gain", "sigma", "calibrate", "expected_records", "pairs"},
     "LOKI": PLACE | {"num_bins", "gain", "measurements", "num_clients", "scaling"},
-    "PeelingBlock": PLACE | {"num_bins", "gain", "measurements", "parts"},
+    "PeelingBlock": PLACE | {"num_bins", "gain", "measurements", "parts", "expected_records"},
 }
 """The keys that count for each type of block."""
 
@@ -44,7 +44,8 @@ class Modification:
         legacy_dkfz: Give ``CuriousAbandonHonesty`` the weights of a fork of breaching whose
             negative half is not negative. They are not fitted: a null ``scale_factor`` then means
             0.01, as in the fork.
-        expected_records: Number of records in a round that rows are fitted to.
+        expected_records: Number of records in a round that rows are fitted to. Of more than 0.9 a
+            row, a ``PeelingBlock`` lets 0.8 a row in, others each round.
         pairs: For each row of ``QBI``, this many are drawn, and those kept that isolate the most
             records of rounds simulated with public images; 1: none is left out.
         measurements: Number of measurements that the rows of a ``PeelingBlock`` or of ``LOKI`` are

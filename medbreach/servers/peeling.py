@@ -16,6 +16,9 @@ Which bins hold the same record shows a register: the rows also take in which of
 lies, with weight zero again. So the update tells for any two bins the sum of ``d`` over the records
 that lie in both; few records do, so that each one's bins and its ``d`` can be told from it.
 
+No more records than rows can be told. Where more are expected, those that measure high in one more
+direction pass no row at all, so that the others can be read.
+
 Measurements and thresholds are fixed. The rows' own weights and biases, which clients train, start
 at zero: a change of weights then keeps the precision of a gradient, however small the steps.
 """
@@ -38,6 +41,12 @@ LEAST_PUBLIC: Final = 8
 """Public images that several uncorrelated measurements are fitted to, at least (ours)."""
 LEAST_SPREAD: Final = 1e-3
 """Of a measurement's deviation, the part that earlier ones do not explain, at least (ours)."""
+MOST_A_ROW: Final = 0.85
+"""Expected records a row that all pass (ours); with more, decoding comes to a halt."""
+SAFE_A_ROW: Final = 0.75
+"""Records a row that pass of more (ours): how many do is a matter of chance."""
+CLOSED: Final = -1e6
+"""What a row that a record is kept from measures of it; local steps change it by far less."""
 
 
 class PeelingSecret(NamedTuple):
@@ -59,14 +68,17 @@ class PeelingBlock(nn.Module):
 
     Attributes:
         linear0: What clients train of the rows; zero as sent.
-        directions: Weights of each measurement.
+        directions: Weights of each measurement, and of the one that keeps records out, if any.
         ends: Lower end of each row's bin.
+        reach: What records that are let in measure in that one, at most.
         pattern: What is added.
         groups: Number of rows of each measurement; within it, ends rise.
         parts: Number of parts whose energy the rows take.
     """
 
-    def __init__(self, shape: tuple[int, ...], groups: tuple[int, ...], parts: int) -> None:
+    def __init__(
+        self, shape: tuple[int, ...], groups: tuple[int, ...], parts: int, gates: int = 0
+    ) -> None:
         super().__init__()
         self.shape = shape
         self.groups = groups
@@ -78,17 +90,21 @@ class PeelingBlock(nn.Module):
         nn.init.zeros_(self.linear0.bias)
         self.directions: Tensor
         self.ends: Tensor
+        self.reach: Tensor
         self.pattern: Tensor
-        self.register_buffer("directions", torch.zeros(len(groups), math.prod(shape)))
+        self.register_buffer("directions", torch.zeros(len(groups) + gates, math.prod(shape)))
         self.register_buffer("ends", torch.zeros(sum(groups)))
+        self.register_buffer("reach", torch.full((gates,), math.inf))
         self.register_buffer("pattern", torch.ones(shape))
 
     def forward(self, images: Float[Tensor, "n channels *space"]) -> Tensor:
         """Return images of the same shape."""
         flat = images.flatten(1)
-        measured = flat @ self.directions.T
+        measured, gated = (flat @ self.directions.T).tensor_split([len(self.groups)], dim=1)
         repeats = torch.tensor(self.groups, device=flat.device)
+        let_in = (gated <= self.reach).all(1, keepdim=True)
         beyond = measured.repeat_interleave(repeats, dim=1) - self.ends
+        beyond = beyond.masked_fill(~let_in, CLOSED)
         taken = [flat, energies(images, self.parts), occupied_bins(beyond, self.groups)]
         rows: Tensor = self.linear0(torch.cat(taken, dim=1)) + beyond
         added = rows.relu().mean(1).reshape(-1, *[1] * len(self.shape))
@@ -132,15 +148,20 @@ def peeling_block(
     Raises:
         NotApplicable: There are too few public images to estimate a distribution from.
     """
-    check_public(public, max(LEAST_PUBLIC, chosen.measurements + 2))
+    crowded = chosen.expected_records > MOST_A_ROW * chosen.num_bins
+    check_public(public, max(LEAST_PUBLIC, chosen.measurements + crowded + 2))
     share, more = divmod(chosen.num_bins, chosen.measurements)
     groups = tuple(share + (j < more) for j in range(chosen.measurements))
-    block = PeelingBlock(spec.shape, groups, min(chosen.parts, math.prod(spec.shape)))
+    parts = min(chosen.parts, math.prod(spec.shape))
+    block = PeelingBlock(spec.shape, groups, parts, gates=int(crowded))
     measured = _draw_directions(block.directions, spec, public, rng)
+    if crowded:
+        let_in = SAFE_A_ROW * chosen.num_bins / chosen.expected_records
+        block.reach.copy_(quantiles(measured[:, -1], [let_in]))
     lowest = -4 * (measured.abs().max() + 1)  # below any record: the lowest bins are open
     ends = [
         torch.cat([lowest[None], quantiles(values, torch.arange(1, rows) / rows)])
-        for values, rows in zip(measured.T, groups, strict=True)
+        for values, rows in zip(measured.T, groups, strict=False)  # without the gate's
     ]
     block.ends.copy_(torch.cat(ends))
     block.pattern.copy_(chosen.gain * _pattern(spec, public, rng))

@@ -18,7 +18,7 @@ from medbreach.randomness import Seeds
 from medbreach.round import play
 from medbreach.servers.imprint import MaliciousModelServer
 from medbreach.servers.modification import Modification
-from medbreach.servers.peeling import PeelingBlock, peeling_block
+from medbreach.servers.peeling import SAFE_A_ROW, PeelingBlock, peeling_block
 from medbreach.testing.examples import CPU, tiny_case, tiny_collection
 from medbreach.types import UNKNOWN, ImageSpec
 
@@ -26,8 +26,8 @@ FORMS = {"2D RGB": ((16, 16), 3), "2D grey": ((16, 16), 1), "3D": ((8, 16, 16), 
 each_form = pytest.mark.parametrize(("space", "channels"), FORMS.values(), ids=FORMS)
 
 
-def server(rows=48, gain=0.3, **changes):
-    chosen = Modification(type="PeelingBlock", num_bins=rows, gain=gain)
+def server(rows=48, gain=0.3, expected=16, **changes):
+    chosen = Modification(type="PeelingBlock", num_bins=rows, gain=gain, expected_records=expected)
     return MaliciousModelServer(model_modification=chosen, **changes)
 
 
@@ -145,6 +145,36 @@ def test_rounds_add_up():
                 together += int(read.sum())
     assert together > alone
     assert together > 0.9 * 3 * 14
+
+
+def let_in(block, images):
+    """Return which images the rows of a block take anything of."""
+    passed = block(images) != images
+    return passed.flatten(1).any(1)
+
+
+def test_of_more_records_than_rows_can_tell_some_are_let_in_and_read():
+    for seed in range(3):
+        sample, seen = played(records=14, seed=seed, plant=server(24, expected=48))
+        block = seen.model.get_submodule(seen.rounds[0].secret.block)
+        inside = let_in(block, sample.spec.normalise(sample.truth.images))
+        read, false = shown(Peeling(labels=False)(seen, torch.Generator()), sample)
+        assert 0 < inside.sum() < 14
+        assert torch.equal(read, inside)
+        assert false == 0
+
+
+def test_as_many_records_are_let_in_as_can_be_told():
+    rng = torch.Generator().manual_seed(0)
+    public, others = (
+        torch.rand(400, 1, 8, 8, generator=rng),
+        torch.rand(2000, 1, 8, 8, generator=rng),
+    )
+    for expected in (40, 80, 160):
+        chosen = Modification(type="PeelingBlock", num_bins=40, expected_records=expected)
+        block, _ = peeling_block(chosen, ImageSpec(1, (8, 8)), public, rng)
+        share = float(let_in(block, others).double().mean())
+        assert share == pytest.approx(min(1, SAFE_A_ROW * 40 / expected), abs=0.05)
 
 
 def test_under_little_noise_records_come_out_in_some_doubt():
