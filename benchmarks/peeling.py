@@ -20,7 +20,7 @@ from matplotlib import pyplot as plt
 from planted_layers import cost, curves, images, quality
 
 POINTS = tuple(k / 10 for k in range(1, 13))
-FEW = (0.25, 0.5, 0.75, 0.9)
+FEW = (0.25, 0.5, 0.75, 1.0)
 PARTS = ("quality", "curve", "defenses", "cost")
 
 

@@ -24,12 +24,13 @@ ROUNDING: Final = 1e-9  # of the largest eigenvalue: less is taken for zero
 WHOLE: Final = 1e-6  # deviation from 1 of the factor of what is told, at most
 
 
-def peel_combined(table: BinTable, tolerance: float) -> list[int]:
+def peel_combined(table: BinTable, tolerance: float, noise: float = 0.0) -> list[int]:
     """Read the records that bins combine to; return the bins that change.
 
     Args:
         table: What is left in the bins.
         tolerance: Doubt up to which what bins combine to is taken to be one record.
+        noise: How much more may be due to noise.
     """
     if len(table.directions) < 2:
         return []
@@ -39,7 +40,7 @@ def peel_combined(table: BinTable, tolerance: float) -> list[int]:
             break
         record = Peeled(table.combined(factors) / delta, delta)
         doubt = table.doubt_of(record, address[0], factors @ table.checks)
-        allowed = tolerance + table.slack(delta, gain=float(factors.norm()))
+        allowed = tolerance + noise + table.slack(delta, gain=float(factors.norm()))
         if doubt <= allowed and table.known(record.image, address[0]) is None:
             changed += table.subtract(record._replace(doubt=doubt), address)
     return changed

@@ -69,10 +69,9 @@ class ImprintReadout(ClosedForm):
 
     def control(self, case: "Case") -> "Case":
         """Return one record, with the case's own server, rows fitted to two records."""
-        server: Any = case.server
+        server = case.server
         if isinstance(server, MaliciousModelServer):
-            fitted = replace(server.model_modification, expected_records=2)
-            server = replace(server, model_modification=fitted)
+            server = server.for_single_records()
         return replace(case.solvable(), server=server)
 
     def secrets(self, exchange: Exchange) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from medbreach.attacks.influence import influence
 from medbreach.attacks.peeling_steps import peel, peel_beside
 from medbreach.components import Attack
 from medbreach.errors import NotApplicable
+from medbreach.servers.imprint import MaliciousModelServer
 from medbreach.servers.peeling import PeelingBlock, PeelingSecret, energies
 from medbreach.types import UNKNOWN, Change, Exchange, ImageSpec, Reconstruction, Round, Update
 
@@ -26,9 +27,7 @@ BY_CHECKSUM: Final = 0.9  # in one whose class could not be told
 BY_SIMULATION: Final = 1.0  # in one that causes, with a class, the very gradient that was seen
 UNCHECKED: Final = 0.0
 
-LOOSER: Final = 3.0
-EXACT: Final = 0.1  # of the tolerance: doubt of a record without noise, at most
-ENOUGH: Final = 3  # such records, to tell that there is none
+LOOSER: Final = 3.0  # factor of the tolerance under noise, from try to try
 
 TYPICAL: Final = 8  # public images that the energy of a typical one is taken from
 
@@ -62,8 +61,11 @@ class Peeling(Attack):
             raise ValueError(f"tolerance must be positive, got {self.tolerance}")
 
     def control(self, case: "Case") -> "Case":
-        """Return one record, with the case's own server."""
-        return replace(case.solvable(), server=case.server)
+        """Return one record, with the case's own server, rows fitted to single records."""
+        server = case.server
+        if isinstance(server, MaliciousModelServer):
+            server = server.for_single_records()
+        return replace(case.solvable(), server=server)
 
     def run(self, exchange: Exchange, rng: torch.Generator) -> Reconstruction:
         """Return the records that could be told apart.
@@ -73,10 +75,7 @@ class Peeling(Attack):
         """
         del rng
         tables = [table_of(exchange, seen) for seen in exchange.rounds]
-        if all(_is_gradient(seen.update) for seen in exchange.rounds):
-            peel_under_noise(tables, self.tolerance)
-        else:
-            peel_all(tables, self.tolerance)
+        peel_under_noise(tables, self.tolerance)
         told = [
             labels_of(table, exchange, seen) if self.labels else unlabelled(table)
             for table, seen in zip(tables, exchange.rounds, strict=True)
@@ -130,26 +129,25 @@ def peel_under_noise(tables: Sequence[BinTable], tolerance: float) -> None:
     tolerance, and more of it would only let mixtures pass. With noise, doubts are of all sizes.
     """
     peel_all(tables, tolerance)
-    doubts = [record.doubt for table in tables for record in table.peeled]
-    exact = sum(doubt <= EXACT * tolerance for doubt in doubts)
-    if exact >= ENOUGH and 2 * exact > len(doubts):
-        return
-    read, before = len(doubts), -1
-    while (tolerance := LOOSER * tolerance) <= LOOSEST and (read == 0 or read > before):
-        peel_all(tables, tolerance)
-        read, before = sum(len(table.peeled) for table in tables), read
+    noise, before = tolerance, -1
+    while any(table.noisy for table in tables) and (noise := LOOSER * noise) <= LOOSEST:
+        read = sum(len(table.peeled) for table in tables)
+        if 0 < read <= before:
+            break
+        before = read
+        peel_all(tables, tolerance, noise)
 
 
-def peel_all(tables: Sequence[BinTable], tolerance: float) -> None:
+def peel_all(tables: Sequence[BinTable], tolerance: float, noise: float = 0.0) -> None:
     """Peel every round, then each with what the others gave away, until nothing is added."""
     for table in tables:
-        peel(table, tolerance)
+        peel(table, tolerance, noise)
     before = 0
     while len(tables) > 1 and before < (now := sum(len(table.peeled) for table in tables)):
         before = now
         for table in tables:
             known = [r.image for other in tables if other is not table for r in other.peeled]
-            peel_beside(table, known, tolerance)
+            peel_beside(table, known, tolerance + noise)
 
 
 def each_once(

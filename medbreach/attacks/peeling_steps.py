@@ -12,7 +12,7 @@ from medbreach.attacks.addresses import peel_combined
 from medbreach.attacks.bin_table import SAME, BinTable, Peeled
 
 
-def peel(table: BinTable, tolerance: float) -> None:
+def peel(table: BinTable, tolerance: float, noise: float = 0.0) -> None:
     """Read record after record, from bins of one and, where there is none, from several.
 
     Under noise several bins come first: together they tell a record better than one does.
@@ -20,25 +20,37 @@ def peel(table: BinTable, tolerance: float) -> None:
     Args:
         table: What is left in the bins.
         tolerance: Doubt up to which a bin is taken to hold one record.
+        noise: How much more may be due to noise, where the register tells that there is one.
     """
     changed: Iterable[int] = range(len(table.totals))
     if table.noisy:
-        peel_combined(table, tolerance)
+        peel_combined(table, tolerance, noise)
     while changed:
-        _peel_single(table, changed, tolerance)
-        changed = peel_combined(table, tolerance)
+        _peel_single(table, changed, tolerance, noise)
+        changed = peel_combined(table, tolerance, noise)
 
 
-def _peel_single(table: BinTable, bins: Iterable[int], tolerance: float) -> None:
+def _peel_single(
+    table: BinTable, bins: Iterable[int], tolerance: float, noise: float = 0.0
+) -> None:
     """Read record after record, always from the bin that is least in doubt.
 
     Args:
         table: What is left in the bins.
         bins: Those that may hold one record; others may once a record is taken from them.
         tolerance: Doubt up to which a bin is taken to hold one record.
+        noise: How much more may be due to noise, where the register tells that there is one.
     """
+
+    def is_one(b: int) -> bool:
+        doubt = current[b]
+        if doubt <= tolerance or math.isinf(doubt):
+            return doubt <= tolerance
+        allowed = tolerance + noise + table.slack(float(table.totals[b]))
+        return doubt <= allowed and bool(table.address(b))
+
     current = {b: table.doubt(b) for b in bins}
-    queue = [(doubt, b) for b, doubt in current.items() if _is_one(table, b, doubt, tolerance)]
+    queue = [(doubt, b) for b, doubt in current.items() if is_one(b)]
     heapq.heapify(queue)
     while queue and not table.full:
         doubt, b = heapq.heappop(queue)
@@ -47,16 +59,8 @@ def _peel_single(table: BinTable, bins: Iterable[int], tolerance: float) -> None
         record = Peeled(table.content(b) / table.totals[b], float(table.totals[b]), doubt)
         for changed in table.take(record, b):
             current[changed] = table.doubt(changed)
-            if _is_one(table, changed, current[changed], tolerance):
+            if is_one(changed):
                 heapq.heappush(queue, (current[changed], changed))
-
-
-def _is_one(table: BinTable, b: int, doubt: float, tolerance: float) -> bool:
-    """Return whether a bin holds one record; where the register says so too, noise is allowed."""
-    if doubt <= tolerance:
-        return True
-    loose = doubt < math.inf and doubt <= tolerance + table.slack(float(table.totals[b]))
-    return loose and bool(table.address(b))
 
 
 def peel_beside(

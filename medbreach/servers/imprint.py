@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Final
 
 import torch
@@ -74,6 +74,11 @@ class MaliciousModelServer(Server):
         if self.model_gain != 1 or self.normalize_rounds != 0:
             raise ValueError("model_gain and normalize_rounds other than 1 and 0 are not supported")
 
+    def for_single_records(self) -> "MaliciousModelServer":
+        """Return the server that expects next to no company of a record."""
+        fitted = replace(self.model_modification, expected_records=2)
+        return replace(self, model_modification=fitted)
+
     def plant(
         self,
         model: nn.Module,
@@ -93,7 +98,9 @@ class MaliciousModelServer(Server):
         if chosen.type != "LOKI":
             what = f"{chosen.type} with {chosen.num_bins} rows"
             dense = 2 if chosen.connection == "linear" else 1
-            check_room(what, WIDTH * dense * chosen.num_bins * math.prod(spec.shape))
+            register = chosen.num_bins if chosen.type == "PeelingBlock" else 0
+            inputs = math.prod(spec.shape) + register
+            check_room(what, WIDTH * dense * chosen.num_bins * inputs)
         block, make_secret = BUILDERS[chosen.type](chosen, spec, public, rng)
         if chosen.position is None:
             model = nn.Sequential(block, model)

@@ -72,6 +72,15 @@ def test_a_planted_layer(case, collections):
     assert psnr > 60
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_planted_layer_that_lets_few_records_in(seed, collections):
+    crowded = Modification(type="PeelingBlock", num_bins=24, expected_records=200)
+    server = MaliciousModelServer(model_modification=crowded)
+    identified, psnr = control("peeling", "dermoscopy_2d", collections, server=server, seed=seed)
+    assert identified
+    assert psnr > 60
+
+
 @pytest.mark.parametrize("case", ["dermoscopy_2d", "brain_mr_2d", "brain_mr_3d"])
 def test_a_fishing_last_layer(case, collections):
     identified, psnr = control("clsattack", case, collections, "optim.max_iterations=200")
