@@ -12,8 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from medbreach.inspection.probes import random_images
-from medbreach.inspection.rows import RowTable, sum_up
+from medbreach.inspection.rows import COLUMNS, RowTable, sum_up
 from medbreach.inspection.trace import GATES, Call, inputs_of
 from medbreach.types import ImageSpec
 
@@ -26,6 +25,10 @@ NEARLY: Final = 0.2
 pixels makes 0.09, the first ReLU of an honest network 0.6 and more."""
 EXACTLY: Final = 1e-3
 """The same for further gates: smooth gates of an honest network bend little."""
+FEW_UNITS: Final = 2**13
+"""Units of a gate, at most, that is looked at although it is bent: planted rows are no more."""
+PASSING: Final = 4  # images of which a gate sees one affine function, at least
+SOME: Final = 8  # units that are looked at to tell weights and images
 SUPPORT: Final = 0.25  # share of the image that a unit sees if it sees the whole
 FINENESS: Final = 1 / 64  # numbers a pixel from which on what was seen would show the image
 
@@ -66,30 +69,76 @@ class Front:
     def dense_gates(self, images: Sequence[Tensor]) -> Iterator[DenseGate]:
         """Yield the first gates whose units each see the whole image through an affine function.
 
-        None is looked for behind a layer that takes images of what such a gate lets through.
+        None is looked for behind a layer that takes images of what such a gate lets through. The
+        first one, if it comes before a second such layer, may be closed to some images altogether:
+        then it is looked at with the others.
 
         Args:
             images: Random images and, if there are any, public ones, as the network takes them.
         """
-        found = 0
+        found = layers = 0
         for number, call in enumerate(self.calls):
             if found == MOST_GATES or (found and call.takes_images):
                 return
-            straight = call.bent <= (EXACTLY if found else NEARLY)
-            weights = self._readers(number) if call.name in GATES and straight else ()
-            if weights:
+            layers += call.takes_images
+            if call.name not in GATES:
+                continue
+            passing = images
+            if call.bent > (EXACTLY if found else NEARLY):
+                if found or layers > 1 or not _has_few_units(call):
+                    continue
+                passing = [self._passing(number, kind) for kind in images]
+            at = next((kind[:1] for kind in passing if len(kind)), None)
+            if at is not None and (weights := self._readers(number, at)):
                 found += 1
-                yield self._dense_gate(number, weights, images)
+                yield self._dense_gate(number, weights, passing, at)
 
-    def _readers(self, number: int) -> tuple[str, ...]:
-        """Return the weights by which single units of a gate see the whole image."""
+    def _passing(self, number: int, images: Tensor) -> Tensor:
+        """Return the images of which a gate's units see one affine function; none if they are few.
+
+        Behind the first layers of an honest network each image has a function of its own.
+        """
+        total = inputs_of(self.model, images[:1], number).numel()
+        units = torch.randperm(total, generator=self.rng)[:SOME].tolist()
+        pixels = torch.randperm(images[0].numel(), generator=self.rng)[:COLUMNS]
+        parts = torch.split(images, self._at_once(number))
+        functions = [self._functions(number, units, pixels, part) for part in parts]
+        slopes, offsets = (torch.cat(column, dim=1) for column in zip(*functions, strict=True))
+        share = len(pixels) / images[0].numel()
+        same = torch.zeros(len(images), len(images))
+        for slope, offset in zip(slopes, offsets, strict=True):
+            size, apart = slope.norm(dim=1), torch.cdist(slope, slope)
+            shift = (offset[:, None] - offset).abs() * share**0.5  # images deviate by 1 a voxel
+            same += (size > 0) & (apart + shift <= NEARLY * size)
+        passing = same > len(units) / 2
+        most = int(passing.sum(0).argmax())
+        return images[passing[:, most]] if passing[:, most].sum() >= PASSING else images[:0]
+
+    def _functions(
+        self, number: int, units: Sequence[int], pixels: Tensor, images: Tensor
+    ) -> tuple[Float[Tensor, "units images pixels"], Float[Tensor, "units images"]]:
+        """Return the slopes of a gate's units at each image, and their offsets."""
+        images = images.clone().requires_grad_()
+        seen = inputs_of(self.model, images, number, grad=True).flatten(1)
+        seen = seen + 0 * images.sum()  # may be a constant
+        slopes, offsets = [], []
+        for unit in units:
+            (slope,) = torch.autograd.grad(
+                seen[:, unit].sum(), images, retain_graph=True, materialize_grads=True
+            )
+            slopes.append(slope.flatten(1)[:, pixels])
+            offsets.append(seen[:, unit].detach() - (slope * images.detach()).flatten(1).sum(1))
+        return torch.stack(slopes), torch.stack(offsets)
+
+    def _readers(self, number: int, image: Tensor) -> tuple[str, ...]:
+        """Return the weights by which single units of a gate see a whole image."""
         weights = {n: p for n, p in self.model.named_parameters() if _could_read(p, self.spec)}
         if not weights:
             return ()
-        image = random_images(self.spec, 1, self.rng).requires_grad_()
+        image = image.clone().requires_grad_()
         units = inputs_of(self.model, image, number, grad=True).flatten()
         read: dict[str, None] = {}
-        for unit in torch.randperm(len(units), generator=self.rng)[:8].tolist():
+        for unit in torch.randperm(len(units), generator=self.rng)[:SOME].tolist():
             slope, *others = torch.autograd.grad(
                 units[unit], [image, *weights.values()], retain_graph=True, allow_unused=True
             )
@@ -98,12 +147,12 @@ class Front:
         return tuple(read)
 
     def _dense_gate(
-        self, number: int, weights: tuple[str, ...], images: Sequence[Tensor]
+        self, number: int, weights: tuple[str, ...], images: Sequence[Tensor], at: Tensor
     ) -> DenseGate:
-        black = inputs_of(self.model, torch.zeros(1, *self.spec.shape), number).flatten()
+        total = inputs_of(self.model, at, number).numel()
         most = min(MOST_ROWS, MOST_RUNS * self._at_once(number))
-        some = torch.randperm(len(black), generator=self.rng)[:most].sort().values
-        rows = sum_up(self._slopes(number, some), black[some], len(black), self.rng)
+        some = torch.randperm(total, generator=self.rng)[:most].sort().values
+        rows = sum_up(self._slopes(number, some, at[0]), total, self.rng)
         seen = tuple(self._seen(number, some, kind) for kind in images)
         return DenseGate(number, weights, rows, seen)
 
@@ -111,9 +160,10 @@ class Front:
         parts = torch.split(images, self._at_once(number))
         return torch.cat([inputs_of(self.model, p, number).flatten(1)[:, units] for p in parts])
 
-    def _slopes(self, number: int, units: Tensor) -> Iterator[Float[Tensor, "some pixels"]]:
+    def _slopes(
+        self, number: int, units: Tensor, at: Tensor
+    ) -> Iterator[Float[Tensor, "some pixels"]]:
         """Yield the gradients of a gate's units with respect to the image, some at a time."""
-        at = random_images(self.spec, 1, self.rng)[0]
         for part in torch.split(units, self._at_once(number)):
             copies = at.expand(len(part), *at.shape).clone().requires_grad_()
             seen = inputs_of(self.model, copies, number, grad=True).flatten(1)
@@ -124,6 +174,10 @@ class Front:
         """Return how many images may go up to a gate together."""
         numbers = sum(torch.Size(c.shape[1:]).numel() for c in self.calls[: number + 1])
         return max(1, min(64, BUDGET // max(numbers, torch.Size(self.spec.shape).numel())))
+
+
+def _has_few_units(call: Call) -> bool:
+    return 0 < torch.Size(call.shape[1:]).numel() <= FEW_UNITS
 
 
 def _could_read(weight: Tensor, spec: ImageSpec) -> bool:

@@ -19,7 +19,6 @@ class RowTable(NamedTuple):
     Attributes:
         sample: Some columns of the rows.
         norm: Euclidean norm of each row.
-        bias: What is added to each row's product with the image.
         small: Share of each row's numbers below a tenth of its root mean square.
         balance: Sum of each row's numbers, divided by its norm: about normal, with deviation 1, for
             rows of independent numbers.
@@ -28,23 +27,16 @@ class RowTable(NamedTuple):
 
     sample: Float[Tensor, "rows columns"]
     norm: Float[Tensor, " rows"]
-    bias: Float[Tensor, " rows"]
     small: Float[Tensor, " rows"]
     balance: Float[Tensor, " rows"]
     total: int
 
 
-def sum_up(
-    parts: Iterable[Tensor],
-    bias: Float[Tensor, " rows"],
-    total: int,
-    rng: torch.Generator,
-) -> RowTable:
+def sum_up(parts: Iterable[Tensor], total: int, rng: torch.Generator) -> RowTable:
     """Return what is known about rows that come in parts, each of which is soon forgotten.
 
     Args:
         parts: Some rows each.
-        bias: What is added to each row's product with the image.
         total: Number of rows that there are.
         rng: Chooses the columns that are kept.
     """
@@ -58,7 +50,7 @@ def sum_up(
         small = (part.abs() < 0.1 * size).float().mean(1)
         kept.append((part[:, columns], norm, small, part.sum(1) / norm))
     sample, norm, small, balance = (torch.cat(column) for column in zip(*kept, strict=True))
-    return RowTable(sample, norm, bias, small, balance, total)
+    return RowTable(sample, norm, small, balance, total)
 
 
 def cosines(rows: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows rows"]:

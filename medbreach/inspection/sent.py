@@ -161,4 +161,4 @@ def _gate(names: tuple[str, ...], weight: Tensor, bias: Tensor, images: Tensor) 
     times = weight.shape[1] // images[0].numel()
     weight = weight[:, : times * images[0].numel()]
     seen = images.flatten(1).repeat(1, times) @ weight.T + bias
-    return DenseGate(-1, names, sum_up(torch.split(weight, 32), bias, len(bias), rng), (seen,))
+    return DenseGate(-1, names, sum_up(torch.split(weight, 32), len(weight), rng), (seen,))

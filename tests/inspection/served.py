@@ -28,6 +28,7 @@ SERVERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "qbi": ("malicious-model-qbi", {}),
     "loki": ("malicious-model-loki", {}),
     "peeling": ("malicious-model-peeling", {}),
+    "peeling, a part of the records": ("malicious-model-peeling", {"expected_records": 200}),
     "fishing": ("malicious-fishing", {}),
     "fishing, class": ("malicious-fishing", {"expected_records": 1}),
     "fishing, feature": ("malicious-fishing", {"feature": 19}),
@@ -82,9 +83,11 @@ def scale(sent: Planted, _: nn.Module) -> bool:
         if isinstance(block, LokiBlock):
             return False  # its rows end at 1
         if isinstance(block, PeelingBlock):
-            factors = torch.exp(torch.randn(len(block.groups)))
+            factors = torch.exp(torch.randn(len(block.directions)))
             block.directions *= factors[:, None]
-            block.ends *= factors.repeat_interleave(torch.tensor(block.groups))
+            own, gates = factors.tensor_split([len(block.groups)])
+            block.ends *= own.repeat_interleave(torch.tensor(block.groups))
+            block.reach *= gates
         else:
             apply(block, lambda m, b, f: (m * f[:, None], b * f), lambda n: torch.randn(n).exp())
         return True

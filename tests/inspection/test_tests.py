@@ -69,15 +69,61 @@ def test_rows_are_what_all_layers_before_the_gate_make_together():
         first, second = nn.Linear(288, 40), nn.Linear(40, 30)
         norm.running_mean.fill_(0.5)
     model = nn.Sequential(norm, copies, nn.Flatten(), first, second, nn.ReLU(), nn.Linear(30, 3))
-    (gate,) = look_at(model, SPEC).gates
+    view = look_at(model, SPEC)
+    (gate,) = view.gates
     black = model[:5].eval()(torch.zeros(1, 1, 12, 12))[0].detach()
     unit = torch.eye(144).reshape(144, 1, 12, 12)
     exact = (model[:5](unit) - black).T.detach()
     assert gate.weights == ("3.weight", "4.weight")
     torch.testing.assert_close(gate.rows.norm, exact.norm(dim=1), rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(gate.rows.bias, black, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(gate.seen[0], model[:5].eval()(view.images).detach())
     balance = exact.sum(1) / exact.norm(dim=1)
     torch.testing.assert_close(gate.rows.balance, balance, rtol=1e-3, atol=1e-4)
+
+
+class Shut(nn.Module):
+    """A ladder that is closed to every second image, in one of the ways to write that."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.way, self.rows, self.after = way, nn.Linear(144, 24), convolutional()
+        direction, gate = torch.randn(2, 144, generator=rng()) / 12
+        self.register_buffer("gate", gate)
+        self.rows.weight.data = direction.repeat(24, 1)
+        self.rows.bias.data = torch.linspace(-2, 2, 24)
+
+    def forward(self, images):
+        flat = images.flatten(1)
+        rows, shut = self.rows(flat), (flat @ self.gate > 0)[:, None]
+        if self.way == "filled":
+            rows = rows.masked_fill(shut, -1e6)
+        elif self.way == "chosen":
+            rows = torch.where(shut, -torch.ones_like(rows), rows)
+        elif self.way == "multiplied":
+            rows = rows * (~shut).float()
+        else:
+            rows = rows - 1e6 * shut.float()
+        return self.after(images + rows.relu().mean(1)[:, None, None, None])
+
+
+@pytest.mark.parametrize("way", ["filled", "chosen", "multiplied", "shifted"])
+def test_rows_that_are_closed_to_many_images(way):
+    with torch.random.fork_rng(devices=[]):
+        model = Shut(way)
+    assert {"dense layer before convolutions", "ladder"} <= kinds(model)
+    gate = look_at(model, SPEC).gates[0]
+    assert 4 <= len(gate.seen[0]) < 64
+    assert float(gate.seen[0].std(0).max()) < 10  # of images that pass, or of those that do not
+
+
+@pytest.mark.parametrize("width", [3, 24])
+def test_deeper_layers_of_an_honest_network_have_no_affine_function_of_the_image(width):
+    """Also where few units make few patterns."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        layers = [nn.Linear(144, width), nn.ReLU(), nn.Linear(width, 24), nn.ReLU()]
+        model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(144), *layers, nn.Linear(24, 3))
+    assert not kinds(model)
 
 
 def test_large_layers_are_sampled():
@@ -90,7 +136,7 @@ def test_large_layers_are_sampled():
 
 def test_balance_of_independent_numbers_has_deviation_1():
     rows = torch.randn(400, 3000, generator=rng())
-    table = sum_up(torch.split(rows, 64), torch.zeros(400), 400, rng())
+    table = sum_up(torch.split(rows, 64), 400, rng())
     assert float(table.balance.std()) == pytest.approx(1, abs=0.1)
     assert float(table.small.mean()) == pytest.approx(math.erf(0.1 / 2**0.5), abs=0.005)
 
