@@ -234,11 +234,11 @@ class BinTable:
         inner = torch.tensor([b not in self.groups for b in range(len(factors))])
         rows = factors - factors.roll(1) * inner
         mixed = rows.to(self.gradient) @ self.gradient
-        counted = mixed.new_zeros(len(self.peeled))
+        counted = [0.0] * len(self.peeled)
         for held, factor in zip(self.members, factors.tolist(), strict=True):
             for i, delta in held.items():
                 counted[i] += delta * factor
-        return mixed - counted @ self.images
+        return mixed - mixed.new_tensor(counted) @ self.images
 
     def slack(self, delta: float, gain: float = 1.0) -> float:
         """Return how far noise may put a record that was read in doubt.

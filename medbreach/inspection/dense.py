@@ -66,7 +66,7 @@ def ladders(view: View) -> Iterator[Sign]:
             group
             for group in groups(cosine)
             if len(group) >= min(STEPS, gate.rows.total)
-            and any(_is_ladder(seen, cosine, group) for seen in gate.seen)
+            and any(_is_ladder(seen, cosine, group) for seen in gate.seen if len(seen))
         ]
         rows = sum(len(group) for group in steps)
         if rows:
@@ -147,6 +147,8 @@ def rare_gates(view: View) -> Iterator[Sign]:
         if len(gate.rows.norm) < ENOUGH or likeness(gate.rows.sample) > UNLIKE:
             continue
         for seen, limit in zip(gate.seen, (RARE, RARE_PUBLIC), strict=False):
+            if not len(seen):
+                continue
             share = (seen > 0).float().mean(0)
             rare, alive = (share <= limit).float().mean(), (share > 0).float().mean()
             if share.median() <= limit and rare >= 0.75 and alive >= 0.25:

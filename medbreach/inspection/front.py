@@ -41,7 +41,7 @@ class DenseGate(NamedTuple):
         weights: Names of the weights that read the image.
         rows: The affine functions of the image that its units see.
         seen: What its units see of random images, and of public ones if there are any; one row an
-            image.
+            image that it is not closed to.
     """
 
     number: int

@@ -44,8 +44,8 @@ class Modification:
         legacy_dkfz: Give ``CuriousAbandonHonesty`` the weights of a fork of breaching whose
             negative half is not negative. They are not fitted: a null ``scale_factor`` then means
             0.01, as in the fork.
-        expected_records: Number of records in a round that rows are fitted to. Of more than 0.9 a
-            row, a ``PeelingBlock`` lets 0.8 a row in, others each round.
+        expected_records: Number of records in a round that rows are fitted to. Of more than 0.85 a
+            row, a ``PeelingBlock`` lets 0.75 a row in, others each round.
         pairs: For each row of ``QBI``, this many are drawn, and those kept that isolate the most
             records of rounds simulated with public images; 1: none is left out.
         measurements: Number of measurements that the rows of a ``PeelingBlock`` or of ``LOKI`` are
