@@ -9,6 +9,7 @@ which rows of ``Z`` follow from that. As a rule it is one for each record, with 
 bin, whether or not any bin holds a record alone.
 """
 
+import bisect
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Final
@@ -21,6 +22,7 @@ from medbreach.attacks.bin_table import BinTable, Peeled
 
 MOST: Final = 3  # addresses a bin that come into question; with more, hardly any can be told
 ROUNDING: Final = 1e-9  # of the largest eigenvalue: less is taken for zero
+LITTLE: Final = 1e-12  # weight of what is known to be wrong
 WHOLE: Final = 1e-6  # deviation from 1 of the factor of what is told, at most
 
 
@@ -48,19 +50,34 @@ def peel_combined(table: BinTable, tolerance: float, noise: float = 0.0) -> list
 
 def _combinations(table: BinTable) -> Iterator[tuple[list[int], float, Float[Tensor, " bins"]]]:
     """Yield addresses, ``delta`` there and factors of the bins; those noise hurts least first."""
-    shared = (table.register + table.register.T) / 2
+    shared, whole = _shared(table)
     found = _possible(shared.abs() > table.floor, table.groups)
     deltas, told = _deltas(shared, found)
     holds = torch.zeros(len(found), len(shared), dtype=shared.dtype).scatter_(1, found, 1)
     explained = (deltas @ holds - table.totals).abs() <= table.floor
     there = ~told | (deltas.abs() > table.floor)
-    found, holds = found[there], holds[there] * explained
+    found, holds = found[there], holds[there] * (explained & whole)
     factors, told = _solution(holds.T)
     deltas = factors @ table.totals
     told &= deltas.abs() > table.floor
     hurt = factors.norm(dim=1) / deltas.abs()
     for k in hurt.where(told, torch.inf).argsort()[: int(told.sum())].tolist():
         yield found[k].tolist(), float(deltas[k]), factors[k]
+
+
+def _shared(table: BinTable) -> tuple[Float[Tensor, "bins bins"], Bool[Tensor, " bins"]]:
+    """Return the sum of ``delta`` over the records that two bins share, and which bins are whole.
+
+    Each of the two tells it. But where clients train for several steps, a record may in some of
+    them pass into the bin beside the one that it is registered in. Then the other bins are right.
+    """
+    register = table.register
+    group = torch.tensor([bisect.bisect(table.groups, b) for b in range(len(register))])
+    astray = (register.abs() > table.floor) & (group[:, None] == group)
+    astray.fill_diagonal_(fill_value=False)
+    whole = ~(astray.any(0) | astray.any(1))
+    weight = torch.where(whole, 1.0, LITTLE).to(register)[:, None]
+    return (weight * register + weight.T * register.T) / (weight + weight.T), whole
 
 
 def _possible(

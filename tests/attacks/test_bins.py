@@ -12,7 +12,7 @@ from medbreach.servers.peeling import PeelingBlock, energies
 from medbreach.types import ImageSpec
 
 
-def bins_by_hand(assigned, images, deltas, rows=3, noise=0.0, rng=None):
+def bins_by_hand(assigned, images, deltas, rows=3, noise=0.0, rng=None, stray=()):
     """Return the update of a layer whose bins hold what is said.
 
     Args:
@@ -22,6 +22,7 @@ def bins_by_hand(assigned, images, deltas, rows=3, noise=0.0, rng=None):
         rows: Number of rows of each measurement.
         noise: Deviation of what is added to the update.
         rng: Draws it.
+        stray: Records that half of the time pass into the next bin of the first measurement.
     """
     parts, voxels, measurements = 2, images.shape[1], len(assigned[0])
     block = PeelingBlock((1, 1, voxels), (rows,) * measurements, parts).double()
@@ -29,7 +30,10 @@ def bins_by_hand(assigned, images, deltas, rows=3, noise=0.0, rng=None):
     block.ends.copy_((torch.arange(rows) - 0.5).repeat(measurements))
     bins = torch.tensor(assigned) + rows * torch.arange(measurements)
     inside = torch.zeros(len(images), len(block.ends)).double().scatter_(1, bins, 1)
-    passed = inside.unflatten(1, (measurements, rows)).flip(2).cumsum(2).flip(2).flatten(1)
+    held = inside.clone()
+    for i in stray:
+        held[i, assigned[i][0] : assigned[i][0] + 2] = 0.5
+    passed = held.unflatten(1, (measurements, rows)).flip(2).cumsum(2).flip(2).flatten(1)
     caused = torch.tensor(deltas).double()[:, None] * passed
     weight = caused.T @ torch.cat([images, energies(images, parts), inside], dim=1)
     bias = caused.sum(0)
@@ -196,6 +200,17 @@ def test_records_that_are_alone_nowhere_are_solved_for():
     _peel_single(table, range(12), 1e-6)
     assert not table.peeled
     peel(table, 1e-6)
+    read, false = read_of(table, images)
+    assert read.all()
+    assert false == 0
+
+
+def test_records_that_pass_into_the_next_bin_half_of_the_time():
+    """What their own two bins tell is wrong; the others tell enough."""
+    assigned, images, deltas = spread(56, 20, 4, seed=4)
+    stray = [i for i, place in enumerate(assigned) if place[0] < 19][:4]
+    table = bins_by_hand(assigned, images, deltas, rows=20, stray=stray)
+    peel(table, 1e-9)
     read, false = read_of(table, images)
     assert read.all()
     assert false == 0
