@@ -1,10 +1,21 @@
 """Real images: dermoscopy patches and blocks of a brain MR volume, both from installed packages."""
 
+import signal
+
 import pytest
 import torch
 
 from medbreach.datasets.brain_mr import BrainMR
 from medbreach.datasets.dermoscopy import Dermoscopy
+
+
+@pytest.fixture(autouse=True, scope="session")
+def heeded_ctrl_c():
+    """Take the signal, and let the programs that are started take it, also in the background.
+
+    A shell starts what runs in the background so that it ignores the signal.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
