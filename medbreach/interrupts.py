@@ -37,4 +37,6 @@ def remembered() -> Iterator[Callable[[], None]]:
     try:
         yield check
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        still_ours = threading.current_thread() is threading.main_thread()
+        if still_ours and signal.getsignal(signal.SIGINT) is remember:
+            signal.signal(signal.SIGINT, signal.default_int_handler)

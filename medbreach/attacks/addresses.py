@@ -21,6 +21,8 @@ from torch import Tensor
 from medbreach.attacks.bin_table import BinTable, Peeled
 
 MOST: Final = 3  # addresses a bin that come into question; with more, hardly any can be told
+MOST_BEGUN: Final = 50  # the same of the first bins of addresses
+MOST_IN_ALL: Final = 2048  # addresses; time grows with their cube
 ROUNDING: Final = 1e-9  # of the largest eigenvalue: less is taken for zero
 LITTLE: Final = 1e-12  # weight of what is known to be wrong
 WHOLE: Final = 1e-6  # deviation from 1 of the factor of what is told, at most
@@ -87,10 +89,10 @@ def _possible(
     found = torch.arange(groups[0], groups[1])[:, None]
     for start, stop in list(pairwise(groups))[1:]:
         which, beside = occupied[found, start:stop].all(1).nonzero(as_tuple=True)
-        if len(which) > MOST * len(occupied):
+        if len(which) > MOST_BEGUN * len(occupied):
             return found.new_zeros(0, len(groups) - 1)
         found = torch.cat([found[which], start + beside[:, None]], dim=1)
-    return found
+    return found if len(found) <= min(MOST * len(occupied), MOST_IN_ALL) else found[:0]
 
 
 def _deltas(
@@ -110,4 +112,4 @@ def _solution(
 ) -> tuple[Float[Tensor, "unknowns sums"], Bool[Tensor, " unknowns"]]:
     """Return with which factors sums tell their unknowns, and which unknowns they do tell."""
     inverse = torch.linalg.pinv(sums.T @ sums, rtol=ROUNDING, hermitian=True) @ sums.T
-    return inverse, (inverse @ sums).diagonal() > 1 - WHOLE
+    return inverse, (inverse * sums.T).sum(1) > 1 - WHOLE

@@ -33,19 +33,31 @@ class Peeled(NamedTuple):
     doubt: float = 0.0
 
 
-def same(image: Float[Tensor, " voxels"], other: Float[Tensor, " voxels"]) -> bool:
-    """Return whether two readings are of one record."""
+def same(
+    image: Float[Tensor, " voxels"], other: Float[Tensor, " voxels"], noise: float = 0.0
+) -> bool:
+    """Return whether two readings are of one record, given the deviation of their noise."""
+    apart = SAME + 2 * noise
     return all(
-        float((image[::step] - other[::step]).square().mean()) <= SAME**2 for step in (61, 1)
+        float((image[::step] - other[::step]).square().mean()) <= apart**2 for step in (61, 1)
     )
 
 
-def first_alike(images: Sequence[Float[Tensor, " voxels"]]) -> list[int]:
-    """Return for each reading the place of the first one of the same record."""
+def first_alike(
+    images: Sequence[Float[Tensor, " voxels"]], noise: Sequence[float] = ()
+) -> list[int]:
+    """Return for each reading the place of the first one of the same record.
+
+    Args:
+        images: Normalised readings.
+        noise: Deviation of the noise in each, if there is any.
+    """
+    noise = noise or [0.0] * len(images)
     places: list[int] = []
     kept: list[int] = []
     for k, image in enumerate(images):
-        place = next((other for other in kept if same(image, images[other])), k)
+        alike = (o for o in kept if same(image, images[o], math.hypot(noise[k], noise[o])))
+        place = next(alike, k)
         if place == k:
             kept.append(k)
         places.append(place)
@@ -180,7 +192,8 @@ class BinTable:
         """
         i = self.known(record.image, b)
         if i is None:
-            return self.subtract(record, self.address(b) or list(self.bins_of(record.image)))
+            bins = self.address(b) or list(self.bins_of(record.image))
+            return self.subtract(record, bins if b in bins else [*bins, b])
         if (i, b) in self.corrected:
             return []
         self.corrected.add((i, b))
@@ -198,7 +211,12 @@ class BinTable:
         return self.addresses[place]
 
     def address(self, b: int) -> list[int]:
-        """Return the bins that all records of a bin lie in; empty if the register shows none."""
+        """Return the bins that all records of a bin lie in; empty if the register shows none.
+
+        One measurement has none: all that lies in a bin lies in the same bins.
+        """
+        if len(self.directions) < 2:
+            return []
         entries = self.register[b].abs()
         held = (entries > self.floor).nonzero()[:, 0].tolist()
         groups = [bisect.bisect(self.groups, k) - 1 for k in held]
@@ -247,7 +265,11 @@ class BinTable:
             delta: The gradient that it caused.
             gain: How much of the noise of one bin is in what it was read from.
         """
-        return min(LOOSEST, gain * self.floor / abs(delta))
+        return min(LOOSEST, gain * self.floor / abs(delta)) if self.noisy else 0.0
+
+    def noise(self, delta: float) -> float:
+        """Return the deviation of the noise in what one bin tells of a record's voxels."""
+        return self.floor / SURELY / abs(delta) if self.noisy else 0.0
 
     def doubt(self, b: int) -> float:
         """Return how far a bin is from holding exactly one record; infinite if it holds none.

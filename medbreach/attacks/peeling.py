@@ -91,7 +91,7 @@ class Peeling(Attack):
         return Reconstruction(
             shown(images, exchange.spec),
             labels if bool((labels != UNKNOWN).any()) else None,
-            torch.where(labels == UNKNOWN, checked, BY_SIMULATION),
+            checked.where((labels == UNKNOWN) | (checked < BY_CHECKSUM), BY_SIMULATION),
         )
 
 
@@ -147,7 +147,7 @@ def peel_all(tables: Sequence[BinTable], tolerance: float, noise: float = 0.0) -
         before = now
         for table in tables:
             known = [r.image for other in tables if other is not table for r in other.peeled]
-            peel_beside(table, known, tolerance + noise)
+            peel_beside(table, known, tolerance, noise)
 
 
 def each_once(
@@ -155,7 +155,8 @@ def each_once(
 ) -> tuple[Float[Tensor, "records voxels"], Int[Tensor, " records"], list[float]]:
     """Return records, labels and doubts of all rounds without what an earlier one gave away too."""
     records, labels = [r for table in tables for r in table.peeled], torch.cat(list(told))
-    places = first_alike([record.image for record in records])
+    noise = [table.noise(record.delta) for table in tables for record in table.peeled]
+    places = first_alike([record.image for record in records], noise)
     for k, place in enumerate(places):
         if labels[place] == UNKNOWN:
             labels[place] = labels[k]

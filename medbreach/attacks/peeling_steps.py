@@ -64,7 +64,10 @@ def _peel_single(
 
 
 def peel_beside(
-    table: BinTable, known: Sequence[Float[Tensor, " voxels"]], tolerance: float
+    table: BinTable,
+    known: Sequence[Float[Tensor, " voxels"]],
+    tolerance: float,
+    noise: float = 0.0,
 ) -> None:
     """Read on with records that another round gave away.
 
@@ -77,6 +80,7 @@ def peel_beside(
         table: What is left in the bins.
         known: Normalised images, flat.
         tolerance: Doubt up to which what is left of a bin is taken to be one record.
+        noise: How much more may be due to noise, where the register tells that there is one.
     """
     waiting = [image for image in known if not table.holds(image)]
     progress = True
@@ -91,7 +95,7 @@ def peel_beside(
             for b, images in inside.items()
             if len(images) == 1
         )
-        peel(table, tolerance)
+        peel(table, tolerance, noise)
         waiting = [image for image in waiting if not table.holds(image)]
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from medbreach.inspection.rows import COLUMNS, RowTable, sum_up
-from medbreach.inspection.trace import GATES, Call, inputs_of
+from medbreach.inspection.trace import CORNERS, GATES, Call, inputs_of
 from medbreach.types import ImageSpec
 
 BUDGET: Final = 2**23  # numbers in one batch of images
@@ -87,39 +87,42 @@ class Front:
             if call.bent > (EXACTLY if found else NEARLY):
                 if found or layers > 1 or not _has_few_units(call):
                     continue
-                passing = [self._passing(number, kind) for kind in images]
+                passing = self._passing(number, images)
             at = next((kind[:1] for kind in passing if len(kind)), None)
             if at is not None and (weights := self._readers(number, at)):
                 found += 1
                 yield self._dense_gate(number, weights, passing, at)
 
-    def _passing(self, number: int, images: Tensor) -> Tensor:
-        """Return the images of which a gate's units see one affine function; none if they are few.
+    def _passing(self, number: int, kinds: Sequence[Tensor]) -> list[Tensor]:
+        """Return the images of which units see one affine function, if they see no other's at all.
 
-        Behind the first layers of an honest network each image has a function of its own.
+        Behind the first layers of an honest network, images have functions of their own.
         """
+        images = torch.cat(list(kinds))
         total = inputs_of(self.model, images[:1], number).numel()
         units = torch.randperm(total, generator=self.rng)[:SOME].tolist()
         pixels = torch.randperm(images[0].numel(), generator=self.rng)[:COLUMNS]
         parts = torch.split(images, self._at_once(number))
         functions = [self._functions(number, units, pixels, part) for part in parts]
-        slopes, offsets = (torch.cat(column, dim=1) for column in zip(*functions, strict=True))
+        slopes, offsets, seen = (torch.cat(c, dim=1) for c in zip(*functions, strict=True))
         share = len(pixels) / images[0].numel()
         same = torch.zeros(len(images), len(images))
         for slope, offset in zip(slopes, offsets, strict=True):
             size, apart = slope.norm(dim=1), torch.cdist(slope, slope)
             shift = (offset[:, None] - offset).abs() * share**0.5  # images deviate by 1 a voxel
             same += (size > 0) & (apart + shift <= NEARLY * size)
-        passing = same > len(units) / 2
-        most = int(passing.sum(0).argmax())
-        return images[passing[:, most]] if passing[:, most].sum() >= PASSING else images[:0]
+        alike, shut = same > len(units) / 2, (seen <= 0).all(0)
+        proper = (alike | shut).all(1) & ~alike.all(1) & (alike.sum(1) >= PASSING)
+        passing = alike[(alike.sum(1) * proper).argmax()] & proper.any()
+        counts = [len(kind) for kind in kinds]
+        return [k[p] for k, p in zip(kinds, torch.split(passing, counts), strict=True)]
 
     def _functions(
         self, number: int, units: Sequence[int], pixels: Tensor, images: Tensor
-    ) -> tuple[Float[Tensor, "units images pixels"], Float[Tensor, "units images"]]:
-        """Return the slopes of a gate's units at each image, and their offsets."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the slopes of a gate's units at each image, their offsets, and what they see."""
         images = images.clone().requires_grad_()
-        seen = inputs_of(self.model, images, number, grad=True).flatten(1)
+        seen = inputs_of(self.model, images, number, grad=True).reshape(len(images), -1)
         seen = seen + 0 * images.sum()  # may be a constant
         slopes, offsets = [], []
         for unit in units:
@@ -128,7 +131,7 @@ class Front:
             )
             slopes.append(slope.flatten(1)[:, pixels])
             offsets.append(seen[:, unit].detach() - (slope * images.detach()).flatten(1).sum(1))
-        return torch.stack(slopes), torch.stack(offsets)
+        return torch.stack(slopes), torch.stack(offsets), seen.detach().T[units]
 
     def _readers(self, number: int, image: Tensor) -> tuple[str, ...]:
         """Return the weights by which single units of a gate see a whole image."""
@@ -157,8 +160,11 @@ class Front:
         return DenseGate(number, weights, rows, seen)
 
     def _seen(self, number: int, units: Tensor, images: Tensor) -> Float[Tensor, "images rows"]:
+        if not len(images):
+            return torch.zeros(0, len(units))
         parts = torch.split(images, self._at_once(number))
-        return torch.cat([inputs_of(self.model, p, number).flatten(1)[:, units] for p in parts])
+        rows = [inputs_of(self.model, p, number).reshape(len(p), -1) for p in parts]
+        return torch.cat(rows)[:, units]
 
     def _slopes(
         self, number: int, units: Tensor, at: Tensor
@@ -166,7 +172,7 @@ class Front:
         """Yield the gradients of a gate's units with respect to the image, some at a time."""
         for part in torch.split(units, self._at_once(number)):
             copies = at.expand(len(part), *at.shape).clone().requires_grad_()
-            seen = inputs_of(self.model, copies, number, grad=True).flatten(1)
+            seen = inputs_of(self.model, copies, number, grad=True).reshape(len(part), -1)
             picked = seen[torch.arange(len(part)), part].sum()
             yield torch.autograd.grad(picked, copies)[0].flatten(1)
 
@@ -177,7 +183,9 @@ class Front:
 
 
 def _has_few_units(call: Call) -> bool:
-    return 0 < torch.Size(call.shape[1:]).numel() <= FEW_UNITS
+    """Return whether a gate takes a row of units for each image, and not too many."""
+    of_images = len(call.shape) > 1 and call.shape[0] == CORNERS
+    return of_images and 0 < torch.Size(call.shape[1:]).numel() <= FEW_UNITS
 
 
 def _could_read(weight: Tensor, spec: ImageSpec) -> bool:

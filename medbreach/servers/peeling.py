@@ -45,7 +45,7 @@ MOST_A_ROW: Final = 0.85
 """Expected records a row that all pass (ours); with more, decoding comes to a halt."""
 SAFE_A_ROW: Final = 0.75
 """Records a row that pass of more (ours): how many do is a matter of chance."""
-CLOSED: Final = -1e6
+CLOSED: Final = -1e4
 """What a row that a record is kept from measures of it; local steps change it by far less."""
 
 
@@ -148,7 +148,7 @@ def peeling_block(
     Raises:
         NotApplicable: There are too few public images to estimate a distribution from.
     """
-    crowded = chosen.expected_records > MOST_A_ROW * chosen.num_bins
+    crowded = chosen.expected_records > max(2, MOST_A_ROW * chosen.num_bins)
     check_public(public, max(LEAST_PUBLIC, chosen.measurements + crowded + 2))
     share, more = divmod(chosen.num_bins, chosen.measurements)
     groups = tuple(share + (j < more) for j in range(chosen.measurements))
@@ -198,9 +198,9 @@ def _draw_directions(
         spread = measured[:, j].std()
         if not spread > LEAST_SPREAD * centred[:, j].std():
             raise NotApplicable(
-                f"{len(public)} public images differ too little for {len(directions)} measurements "
-                "of the planted rows: give more images, or lower "
-                "case.server.model_modification.measurements"
+                f"{len(public)} public images differ too little for the {len(directions)} "
+                "directions of the planted rows: give more images, or lower measurements or "
+                "expected_records under case.server.model_modification"
             )
         row /= spread
         measured[:, j] /= spread

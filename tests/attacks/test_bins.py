@@ -291,6 +291,24 @@ def test_one_measurement_has_nothing_to_combine():
     assert false == 0
 
 
+@pytest.mark.parametrize("faint", [1e-14, 1e-13, 1e-12])
+def test_a_mixture_of_faint_records_is_not_claimed(faint):
+    """Rounding blurs what tells it from one record."""
+    images = records_in([(0, 0, 0)] * 3)
+    images[1:] = 0.9 * images[1:2] + 0.1 * images[1:]
+    images[1:, :3] = 1
+    assigned = [(0, 0, 0), (1, 1, 1), (1, 1, 1)]
+    table = bins_by_hand(assigned, images, [1, 5 * faint, 4 * faint])
+    peel(table, 1e-4)
+    assert len(table.peeled) == 1
+
+
+def test_one_measurement_tells_no_address():
+    assigned, images, deltas = spread(6, 12, 1)
+    table = bins_by_hand(assigned, images, deltas, rows=12)
+    assert not any(table.address(b) for b in range(12))
+
+
 def test_the_floor_is_noise_that_what_is_told_twice_shows():
     assigned, images, deltas = spread(20, 16, 3)
     exact = bins_by_hand(assigned, images, deltas, rows=16)

@@ -188,6 +188,27 @@ def test_under_little_noise_records_come_out_in_some_doubt():
     assert found.confidence.min() == 0.5
 
 
+def test_several_rounds_under_noise_claim_a_record_about_once():
+    noise = LocalNoise(gradient_noise=1e-7, distribution="gaussian")
+    plant = server(32, gain=1.0, num_queries=3)
+    sample, seen = played(records=14, plant=plant, local_diff_privacy=noise)
+    found = Peeling()(seen, torch.Generator())
+    apart = (found.images[:, None] - sample.truth.images[None]).flatten(2).square().mean(2).sqrt()
+    near = apart < 10 ** (-20 / 20) * sample.spec.range
+    assert near.any(0).all()
+    assert near.any(1).all()
+    assert len(found.images) <= 16
+
+
+def test_a_few_rows_let_single_records_in():
+    chosen = Modification(type="PeelingBlock", num_bins=2, measurements=1, expected_records=200)
+    plant = MaliciousModelServer(model_modification=chosen).for_single_records()
+    block, _ = peeling_block(
+        plant.model_modification, ImageSpec(1, (8, 8)), torch.rand(20, 1, 8, 8), torch.Generator()
+    )
+    assert let_in(block, torch.rand(50, 1, 8, 8)).all()
+
+
 def test_under_noise_bins_are_claimed_without_confidence():
     noise = LocalNoise(gradient_noise=2e-6, distribution="gaussian")
     _, seen = played(local_diff_privacy=noise)
@@ -224,7 +245,7 @@ def test_an_update_that_is_not_finite(value):
     ("measurements", "public", "message"),
     [
         (10, torch.rand(11, 1, 8, 8), "11 are fewer than the 12 that it takes"),
-        (3, torch.rand(1, 1, 8, 8).expand(9, -1, -1, -1), "differ too little for 3 measurements"),
+        (3, torch.rand(1, 1, 8, 8).expand(9, -1, -1, -1), "differ too little for the 3 directions"),
     ],
 )
 def test_public_images_that_do_not_carry_the_measurements(measurements, public, message):

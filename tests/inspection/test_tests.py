@@ -126,6 +126,85 @@ def test_deeper_layers_of_an_honest_network_have_no_affine_function_of_the_image
     assert not kinds(model)
 
 
+@pytest.mark.parametrize("way", ["filled", "multiplied"])
+@pytest.mark.parametrize("share", [0, 1])
+def test_rows_that_are_closed_to_all_public_images_or_to_none(way, share):
+    with torch.random.fork_rng(devices=[]):
+        model = Shut(way)
+    public = torch.randn(80, 1, 12, 12, generator=rng())
+    public = public[(public.flatten(1) @ model.gate <= 0) == bool(share)]
+    signs = {sign.kind for sign in inspect_model(model, SPEC, public).signs}
+    assert {"dense layer before convolutions", "ladder"} <= signs
+
+
+class Standardising(nn.Module):
+    """Divides by a clamped deviation of each image, or of all."""
+
+    def __init__(self, axes):
+        super().__init__()
+        self.axes, self.after = axes, convolutional()
+
+    def forward(self, images):
+        deviation = images.flatten(1).std(self.axes).clamp_min(1e-6)
+        return self.after(images / deviation.reshape(-1, 1, 1, 1))
+
+
+class Patches(nn.Module):
+    """Folds patches into the batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(16, 16), nn.Linear(16, 8), nn.Linear(72, 3)
+
+    def forward(self, images):
+        patches = images.unfold(2, 4, 4).unfold(3, 4, 4).reshape(-1, 16)
+        features = self.second(self.first(patches).relu()).relu()
+        return self.last(features.reshape(len(images), 72))
+
+
+class OneOutput(nn.Module):
+    """Squeezes what it returns, as classifiers of two classes do."""
+
+    def __init__(self):
+        super().__init__()
+        self.before, self.last = convolutional(), nn.Linear(3, 1)
+
+    def forward(self, images):
+        return torch.sigmoid(self.last(self.before(images)).squeeze(1))
+
+
+HONEST = {
+    "each image standardised": lambda: Standardising(1),
+    "all standardised": lambda: Standardising((0, 1)),
+    "patches in the batch": Patches,
+    "one output": OneOutput,
+}
+
+
+@pytest.mark.parametrize("network", HONEST.values(), ids=HONEST)
+def test_gates_of_any_shape(network):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = network()
+    assert not kinds(model)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_features_that_hardly_vary_are_no_closed_rows(seed):
+    """Of convolutions whose biases decide, averaged over images with a black frame."""
+    spec, generator = ImageSpec(1, (28, 28)), torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        first, pool = nn.Conv2d(1, 8, 3, padding=1), nn.AdaptiveAvgPool2d(1)
+        dense = [nn.Linear(8, 24), nn.ReLU(), nn.Linear(24, 3)]
+        model = nn.Sequential(first, nn.ReLU(), pool, nn.Flatten(), *dense)
+    first.bias.data += 2 * torch.randn(8, generator=generator)
+    public = torch.zeros(40, 1, 28, 28)
+    public[:, :, 8:20, 8:20] = torch.rand(40, 1, 12, 12, generator=generator)
+    assert not inspect_model(model, spec).signs
+    assert not inspect_model(model, spec, public).signs
+
+
 def test_large_layers_are_sampled():
     model = nn.Sequential(nn.Flatten(), nn.Linear(144, 2 * MOST_ROWS), nn.ReLU(), nn.LazyLinear(3))
     model(torch.zeros(1, 1, 12, 12))
