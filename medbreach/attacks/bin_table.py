@@ -16,6 +16,7 @@ from medbreach.types import ImageSpec
 SAME = 0.01  # deviation of the difference of two readings of one record, at most
 SURELY = 4  # deviations of the noise that hardly any of it exceeds
 LOOSEST = 0.1  # doubt, at most: mixtures of like images differ by little more
+BLURRED = 0.03  # the same where it is rounding that puts faint records in doubt
 EDGE = 1e-4  # error of a measurement by rounding; those of public images vary by 1
 
 
@@ -259,13 +260,13 @@ class BinTable:
         return mixed - mixed.new_tensor(counted) @ self.images
 
     def slack(self, delta: float, gain: float = 1.0) -> float:
-        """Return how far noise may put a record that was read in doubt.
+        """Return how far noise, or rounding, may put a record that was read in doubt.
 
         Args:
             delta: The gradient that it caused.
             gain: How much of the noise of one bin is in what it was read from.
         """
-        return min(LOOSEST, gain * self.floor / abs(delta)) if self.noisy else 0.0
+        return min(LOOSEST if self.noisy else BLURRED, gain * self.floor / abs(delta))
 
     def noise(self, delta: float) -> float:
         """Return the deviation of the noise in what one bin tells of a record's voxels."""

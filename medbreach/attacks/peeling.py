@@ -40,8 +40,8 @@ class Peeling(Attack):
     records nor their labels, nor how clients train, need be known. Several rounds over the same
     records add up. Labels come from simulating the client on each claim; where the clients'
     networks run in training mode, or train for several steps or in a way that is withheld, they are
-    left open. Under noise the checksum is taken less exactly, with confidence 0.5. If nothing
-    passes it, every bin's quotient is claimed, with confidence 0.
+    left open. Where noise or rounding blurs the checksum it is taken less exactly, with confidence
+    0.5. If nothing passes it, every bin's quotient is claimed, with confidence 0.
 
     Attributes:
         tolerance: Doubt up to which a bin is taken to hold one record: the difference of its energy
