@@ -9,7 +9,6 @@ which rows of ``Z`` follow from that. As a rule it is one for each record, with 
 bin, whether or not any bin holds a record alone.
 """
 
-import bisect
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Final
@@ -74,8 +73,8 @@ def _shared(table: BinTable) -> tuple[Float[Tensor, "bins bins"], Bool[Tensor, "
     them pass into the bin beside the one that it is registered in. Then the other bins are right.
     """
     register = table.register
-    group = torch.tensor([bisect.bisect(table.groups, b) for b in range(len(register))])
-    astray = (register.abs() > table.floor) & (group[:, None] == group)
+    sorts = torch.tensor([table.measurement_of(b) for b in range(len(register))])
+    astray = (register.abs() > table.floor) & (sorts[:, None] == sorts)
     astray.fill_diagonal_(fill_value=False)
     whole = ~(astray.any(0) | astray.any(1))
     weight = torch.where(whole, 1.0, LITTLE).to(register)[:, None]

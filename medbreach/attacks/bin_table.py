@@ -211,6 +211,10 @@ class BinTable:
             self._count(place, b, record.delta)
         return self.addresses[place]
 
+    def measurement_of(self, b: int) -> int:
+        """Return by which measurement a bin sorts images."""
+        return bisect.bisect(self.groups, b) - 1
+
     def address(self, b: int) -> list[int]:
         """Return the bins that all records of a bin lie in; empty if the register shows none.
 
@@ -220,8 +224,8 @@ class BinTable:
             return []
         entries = self.register[b].abs()
         held = (entries > self.floor).nonzero()[:, 0].tolist()
-        groups = [bisect.bisect(self.groups, k) - 1 for k in held]
-        return held if b in held and groups == list(range(len(self.directions))) else []
+        measurements = [self.measurement_of(k) for k in held]
+        return held if b in held and measurements == list(range(len(self.directions))) else []
 
     def known(self, image: Float[Tensor, " voxels"], b: int) -> int | None:
         """Return which record that was subtracted from a bin, or one beside it, an image shows."""
@@ -294,7 +298,7 @@ class BinTable:
         """
         image, delta = record.image, record.delta
         slack = EDGE + self.floor / abs(delta)
-        measured = float(self.directions[bisect.bisect(self.groups, b) - 1] @ image)
+        measured = float(self.directions[self.measurement_of(b)] @ image)
         inside = self.low[b] - slack <= measured <= self.high[b] + slack
         if not inside or not self.is_image(image):
             return math.inf

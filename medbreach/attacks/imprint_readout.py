@@ -10,7 +10,7 @@ from medbreach.attacks.bin_table import first_alike
 from medbreach.attacks.closed_form import ClosedForm
 from medbreach.attacks.loki_readout import read_loki
 from medbreach.errors import NotApplicable
-from medbreach.servers.imprint import MaliciousModelServer
+from medbreach.servers.imprint import single_record
 from medbreach.servers.loki import LokiSecret
 from medbreach.servers.secrets import ImprintSecret
 from medbreach.types import Exchange, ImageSpec, Reconstruction, Reveals
@@ -68,11 +68,8 @@ class ImprintReadout(ClosedForm):
         return rounds[0] if len(rounds) == 1 else each_once(rounds, exchange.spec)
 
     def control(self, case: "Case") -> "Case":
-        """Return one record, with the case's own server, rows fitted to two records."""
-        server = case.server
-        if isinstance(server, MaliciousModelServer):
-            server = server.for_single_records()
-        return replace(case.solvable(), server=server)
+        """Return one record, with the case's own server, rows fitted to single records."""
+        return single_record(case)
 
     def secrets(self, exchange: Exchange) -> dict[str, Any]:
         """Return where the planted layer is.

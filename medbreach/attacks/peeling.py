@@ -1,7 +1,7 @@
 """Peeling records one by one out of the layer that `medbreach.servers.peeling` plants."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final
 
 import torch
@@ -13,7 +13,7 @@ from medbreach.attacks.influence import influence
 from medbreach.attacks.peeling_steps import peel, peel_beside
 from medbreach.components import Attack
 from medbreach.errors import NotApplicable
-from medbreach.servers.imprint import MaliciousModelServer
+from medbreach.servers.imprint import single_record
 from medbreach.servers.peeling import PeelingBlock, PeelingSecret, energies
 from medbreach.types import UNKNOWN, Change, Exchange, ImageSpec, Reconstruction, Round, Update
 
@@ -62,10 +62,7 @@ class Peeling(Attack):
 
     def control(self, case: "Case") -> "Case":
         """Return one record, with the case's own server, rows fitted to single records."""
-        server = case.server
-        if isinstance(server, MaliciousModelServer):
-            server = server.for_single_records()
-        return replace(case.solvable(), server=server)
+        return single_record(case)
 
     def run(self, exchange: Exchange, rng: torch.Generator) -> Reconstruction:
         """Return the records that could be told apart.

@@ -44,10 +44,10 @@ def _peel_single(
 
     def is_one(b: int) -> bool:
         doubt = current[b]
-        if doubt <= tolerance or math.isinf(doubt):
-            return doubt <= tolerance
+        if math.isinf(doubt):
+            return False
         allowed = tolerance + noise + table.slack(float(table.totals[b]))
-        return doubt <= allowed and bool(table.address(b))
+        return doubt <= tolerance or (doubt <= allowed and bool(table.address(b)))
 
     current = {b: table.doubt(b) for b in bins}
     queue = [(doubt, b) for b, doubt in current.items() if is_one(b)]

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import torch
 from jaxtyping import Float
@@ -20,6 +20,9 @@ from medbreach.servers.random_rows import quantile_biases, trap_weights
 from medbreach.servers.room import WIDTH, check_room
 from medbreach.settings import nearest
 from medbreach.types import ImageSpec
+
+if TYPE_CHECKING:
+    from medbreach.case import Case
 
 MakeSecret = Callable[[str], Any]
 Builder = Callable[[Modification, ImageSpec, Tensor, torch.Generator], tuple[nn.Module, MakeSecret]]
@@ -121,6 +124,14 @@ class MaliciousModelServer(Server):
         if isinstance(planted.secret, LokiSecret):
             return open_for_client(planted, client)
         return planted.model
+
+
+def single_record(case: "Case") -> "Case":
+    """Return one record of a case, with its own server, whose rows are fitted to single records."""
+    server = case.server
+    if isinstance(server, MaliciousModelServer):
+        server = server.for_single_records()
+    return replace(case.solvable(), server=server)
 
 
 def _check_place(model: nn.Module, spec: ImageSpec, position: str) -> None:
