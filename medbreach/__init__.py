@@ -14,11 +14,17 @@ if TYPE_CHECKING:
     from medbreach.components import ClientTask as ClientTask
     from medbreach.components import Dataset as Dataset
     from medbreach.components import Defense as Defense
+    from medbreach.components import Gradient as Gradient
     from medbreach.components import LocalTraining as LocalTraining
     from medbreach.components import Metric as Metric
     from medbreach.components import Model as Model
     from medbreach.components import Planted as Planted
     from medbreach.components import Server as Server
+    from medbreach.components import StepGradient as StepGradient
+    from medbreach.components import Workload as Workload
+    from medbreach.components import mean_gradient as mean_gradient
+    from medbreach.components import trainable as trainable
+    from medbreach.errors import ConfigError as ConfigError
     from medbreach.errors import DataError as DataError
     from medbreach.errors import MedbreachError as MedbreachError
     from medbreach.errors import ModelError as ModelError
@@ -30,6 +36,7 @@ if TYPE_CHECKING:
     from medbreach.types import Change as Change
     from medbreach.types import Exchange as Exchange
     from medbreach.types import Finding as Finding
+    from medbreach.types import Guarantee as Guarantee
     from medbreach.types import ImageSpec as ImageSpec
     from medbreach.types import Recipe as Recipe
     from medbreach.types import Reconstruction as Reconstruction
@@ -44,6 +51,11 @@ _HOMES = {
     "Entry": "collection",
     "Attack": "components",
     "ClientTask": "components",
+    "Gradient": "components",
+    "StepGradient": "components",
+    "Workload": "components",
+    "mean_gradient": "components",
+    "trainable": "components",
     "Dataset": "components",
     "Defense": "components",
     "LocalTraining": "components",
@@ -51,6 +63,7 @@ _HOMES = {
     "Model": "components",
     "Planted": "components",
     "Server": "components",
+    "ConfigError": "errors",
     "DataError": "errors",
     "MedbreachError": "errors",
     "ModelError": "errors",
@@ -62,6 +75,7 @@ _HOMES = {
     "Change": "types",
     "Exchange": "types",
     "Finding": "types",
+    "Guarantee": "types",
     "ImageSpec": "types",
     "Recipe": "types",
     "Reconstruction": "types",

@@ -4,7 +4,7 @@ import contextlib
 import copy
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from medbreach.case import Case, Sample, draw
 from medbreach.collection import Collection
-from medbreach.components import Attack
+from medbreach.components import Attack, Defense, Workload
 from medbreach.errors import (
     ContractError,
     DataError,
@@ -28,12 +28,13 @@ from medbreach.measure import measured
 from medbreach.parts import Part, finished
 from medbreach.plan import UNDEFENDED, Attempt, Plan
 from medbreach.progress import Watch, current, watched_by
+from medbreach.protocol import User
 from medbreach.randomness import Seeds
-from medbreach.round import honest_network, planted, play
+from medbreach.round import agreed_network, honest_network, planted, play
 from medbreach.scoring import Score, Scorer
 from medbreach.statistics import tail
 from medbreach.text import blaming, in_a_line
-from medbreach.types import Exchange, Finding, Reconstruction, Role, Verdict
+from medbreach.types import Exchange, Finding, Guarantee, Reconstruction, Role, Verdict
 from medbreach.verdicts import judge
 
 log = logging.getLogger(__name__)
@@ -120,6 +121,9 @@ def check(plan: Plan, collection: Collection) -> Sample:
         )
     network = honest_network(plan.case, sample, Seeds(first))
     _try_loss(plan.case, network, sample)
+    for stack in plan.stacks.values():
+        list(guarantees(plan.case.user, stack))
+        agreed_network(plan.case, sample, stack, Seeds(first))
     public = sample.public if plan.case.server.has_external_data else sample.public[:0]
     with blaming(ModelError, f"{plan.case.server.name} cannot change the network"):
         planted(plan.case.server, network, sample.spec, public, Seeds(0).stream("check"))
@@ -186,6 +190,7 @@ def _attempt(bench: _Bench, attempt: Attempt, earlier: Iterable[Finding]) -> Out
         verdict=Verdict.FAILED,
         level=plan.levels.single,
         device=str(bench.device),
+        guarantees=tuple(guarantees(plan.case.user, plan.stacks.get(attempt.stack, ()))),
     )
     try:
         scored, sample, claims = _tried(bench, attempt, blank)
@@ -194,6 +199,20 @@ def _attempt(bench: _Bench, attempt: Attempt, earlier: Iterable[Finding]) -> Out
         return Outcome(attempt, replace(blank, verdict=verdict, note=note), None, None)
     verdict, note = judge(scored, earlier)
     return Outcome(attempt, replace(scored, verdict=verdict, note=note), sample, claims)
+
+
+def guarantees(user: User, stack: Sequence[Defense]) -> Iterator[Guarantee]:
+    """Yield what differential privacy defenses give over a whole training of such rounds."""
+    recipe = user.recipe
+    work = Workload(
+        steps=1 if recipe is None else recipe.steps,
+        records_per_step=user.num_data_points if recipe is None else recipe.records_per_step,
+        records=user.num_data_points,
+    )
+    for defense in stack:
+        given = defense.guarantee(work)
+        if given is not None:
+            yield given
 
 
 def _tried(

@@ -1,5 +1,6 @@
 """A case: who has which records, which network, how it is trained, and what is revealed."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -82,6 +83,7 @@ class Sample:
         decoy_groups: Class of each decoy, in the same numbers.
         public: Images of other people.
         affines: Position of each record, clients in order.
+        others: For each participating client, what returns up to so many of its further records.
     """
 
     spec: ImageSpec
@@ -93,6 +95,7 @@ class Sample:
     decoy_groups: Int[Tensor, " decoys"]
     public: Float[Tensor, "public channels *space"]
     affines: tuple[Affine | None, ...]
+    others: tuple[Callable[[int], Batch], ...] = ()
 
     @property
     def truth(self) -> Batch:
@@ -150,7 +153,25 @@ def draw(case: Case, collection: Collection, seeds: Seeds, decoys: int, public: 
         decoy_groups=torch.tensor([dealt.groups[i] for i in others]),
         public=known,
         affines=tuple(collection.entries[i].affine for i in truth),
+        others=tuple(
+            _further(collection, dealt, k, indices)
+            for k, indices in zip(clients, drawn, strict=True)
+        ),
     )
+
+
+def _further(
+    collection: Collection, dealt: Deal, client: int, drawn: tuple[int, ...]
+) -> Callable[[int], Batch]:
+    """Return what reads a client's records that take no part in the round."""
+    rest = tuple(i for i in dealt.clients[client] if i not in set(drawn))
+
+    def read(most: int) -> Batch:
+        some = rest[:most]
+        labels = torch.tensor([dealt.labels[i] or 0 for i in some], dtype=torch.long)
+        return Batch(collection.images(some), labels)
+
+    return read
 
 
 def participants(user: User, dealt: Deal, seeds: Seeds) -> tuple[int, ...]:

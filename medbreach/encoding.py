@@ -8,9 +8,12 @@ from typing import Any, Final, NamedTuple
 
 from medbreach.settings import plain
 from medbreach.text import file_name
-from medbreach.types import Finding, Rate, Role, Verdict
+from medbreach.types import Finding, Guarantee, Rate, Role, Verdict
 
-_TEXTS: Final = {"case", "server", "attack", "defenses", "role", "verdict", "note", "device"}
+_TEXTS: Final = {
+    "case", "server", "attack", "defenses", "role", "verdict", "note", "device",
+    "unit", "adjacency", "how",
+}  # fmt: skip
 
 
 class Line(NamedTuple):
@@ -58,11 +61,15 @@ def line_from_json(text: str) -> Line:
     if not isinstance(values, dict):
         raise ValueError("it holds no finding")  # noqa: TRY004 - a wrong value of the file
     known = {f.name for f in dataclasses.fields(Finding)}
-    found = {k: _decode(v, k) for k, v in values.items() if k in known}
+    found = {k: _decode(v, k) for k, v in values.items() if k in known - {"guarantees"}}
     try:
         found["role"], found["verdict"] = Role(found["role"]), Verdict(found["verdict"])
         if found.get("null") is not None:
             found["null"] = Rate(**found["null"])
+        found["guarantees"] = tuple(
+            Guarantee(**{k: _decode(v, k) for k, v in one.items()})
+            for one in values.get("guarantees", ())
+        )
         line = Line(str(values["id"]), str(values["sample"]), Finding(**found))
     except KeyError as error:
         raise ValueError(f"it has no {error.args[0]}") from error

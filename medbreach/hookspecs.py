@@ -89,6 +89,14 @@ def medbreach_commands(cli: "click.Group") -> None:
 
 
 @hookspec
+def medbreach_reproductions() -> "Iterable[click.Command]":
+    """Return the published results that this plugin makes again.
+
+    Each is a command of ``medbreach reproduce``, by its own name.
+    """
+
+
+@hookspec
 def medbreach_finding(finding: Finding) -> None:
     """Take note of a finding, as soon as it is made and recorded.
 

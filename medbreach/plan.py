@@ -139,6 +139,11 @@ class Plan:
         twice = next((one for one, count in Counter(ids).items() if count > 1), None)
         if twice is not None:
             raise ConfigError(f"two attempts would both be recorded as {twice}: rename one")
+        for name, stack in self.stacks.items():
+            for defense in stack:
+                conflict = defense.conflict(stack)
+                if conflict:
+                    raise ConfigError(f"defense={name}: {conflict}")
 
     @property
     def tested(self) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """One round of the protocol: what the server sends, what clients train, what the server sees."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,18 +12,22 @@ from medbreach.case import Case, Sample
 from medbreach.components import (
     ClientTask,
     Defense,
+    Gradient,
     LocalTraining,
     Planted,
     Server,
+    StepGradient,
     is_finite,
+    trainable,
 )
-from medbreach.errors import ContractError
+from medbreach.errors import ContractError, ModelError
 from medbreach.measure import available_memory
 from medbreach.models.weights import load_weights
 from medbreach.protocol import User
 from medbreach.randomness import Seeds, lend_global
 from medbreach.servers.honest_but_curious import set_state
 from medbreach.servers.room import check_room
+from medbreach.text import blaming
 from medbreach.training import LocalTrainer
 from medbreach.types import Batch, Exchange, ImageSpec, Round, Update
 
@@ -40,15 +44,16 @@ def play(
     Raises:
         Refused: A defense refused what the server sent.
         NotApplicable: The server cannot plant what it would, or a defense does not fit.
-        ModelError: The network does not fit the images.
+        ModelError: The network does not fit the images, or a defense not the network.
     """
-    honest = honest_network(case, sample, seeds)
+    agreed = agreed_network(case, sample, defenses, seeds)
     public = sample.public if case.server.has_external_data else sample.public[:0]
     train = trainer(case, defenses)
+    memories: list[dict[str, Any]] = [{} for _ in sample.clients]
     rounds: list[list[Round]] = []
     for query in range(case.server.num_queries):
         made = planted(
-            case.server, copy.deepcopy(honest), sample.spec, public, seeds.stream(f"plant/{query}")
+            case.server, copy.deepcopy(agreed), sample.spec, public, seeds.stream(f"plant/{query}")
         )
         sent, secret = made
         _check_room(case, sent, len(sample.clients), device)
@@ -59,13 +64,16 @@ def play(
             if not (vetted and received is sent):
                 _vet(defenses, received, sample.spec)
             vetted = vetted or received is sent
-            updates.append(train(_task(case, sample, k, received, training, seeds, query, device)))
+            task = _task(case, sample, k, received, training, seeds, query, device)
+            updates.append(train(replace(task, memory=memories[k])))
         for defense in defenses:
             updates = _aggregated(defense, updates, sent)
         sent = sent.to(device, case.dtype).train(training)
         rounds.append([Round(sent, u, training, secret) for u in visible(updates, case.user)])
     return tuple(
-        Exchange(sample.spec, sample.classes, case.model.loss(), tuple(seen), public)
+        Exchange(
+            sample.spec, sample.classes, case.model.loss(), tuple(seen), public, tuple(defenses)
+        )
         for seen in zip(*rounds, strict=True)
     )
 
@@ -145,9 +153,42 @@ def honest_network(case: Case, sample: Sample, seeds: Seeds) -> nn.Module:
     return network
 
 
+def agreed_network(
+    case: Case, sample: Sample, defenses: Sequence[Defense], seeds: Seeds
+) -> nn.Module:
+    """Return the network that the federation agrees on, as its defenses want it.
+
+    Raises:
+        ModelError: It does not fit the images, or a defense cannot protect it.
+        ContractError: A defense returns no network.
+    """
+    network: Any = honest_network(case, sample, seeds)
+    for k, defense in enumerate(defenses):
+        with (
+            lend_global(seeds.stream(f"remodel/{k}")),
+            blaming(ModelError, f"{defense.name} cannot change the network"),
+        ):
+            network = defense.remodel(network, sample.spec, sample.classes)
+        if not isinstance(network, nn.Module):
+            raise ContractError(f"{defense.name} returned a {type(network).__name__}, no network")
+    return network  # type: ignore[no-any-return]
+
+
 def trainer(case: Case, defenses: Sequence[Defense]) -> LocalTraining:
-    """Return local training with every defense around it, the first one innermost."""
-    train: LocalTraining = LocalTrainer(case.user.local_diff_privacy)
+    """Return local training with every defense around it, the first one innermost.
+
+    Each step's gradient goes through `Defense.step` of every defense, in order; `Defense.wrap` is
+    around the whole.
+    """
+    local = LocalTrainer(case.user.local_diff_privacy)
+
+    def stepping(task: ClientTask) -> Update:
+        gradient = task.gradient
+        for defense in defenses:
+            gradient = _checked_step(defense, defense.step(gradient))
+        return local(replace(task, gradient=gradient))
+
+    train: LocalTraining = stepping
     for defense in defenses:
         train = _checked(defense, defense.wrap(train))
     return train
@@ -163,7 +204,8 @@ def visible(updates: Sequence[Update], user: User) -> list[Update]:
 def mean_update(updates: Sequence[Update]) -> Update:
     """Return the exact mean of updates, as a secure aggregation hands it to the server.
 
-    Labels are pooled, counts added. Integer buffers (BatchNorm's counter) are rounded.
+    Labels are pooled, counts added, hints are averaged where all give them. Integer buffers
+    (BatchNorm's counter) are rounded.
     """
     first = updates[0]
     recipe = first.recipe
@@ -181,7 +223,14 @@ def mean_update(updates: Sequence[Update]) -> Update:
         count=sum(counts) if len(counts) == len(updates) else None,
         recipe=recipe,
         clients=len(updates),
+        hints=_mean([{name: u.hints[name] for name in _hinted(updates)} for u in updates]),
     )
+
+
+def _hinted(updates: Sequence[Update]) -> list[str]:
+    """Return the names of hints that all updates give, in the same shape."""
+    shapes = [{name: hint.shape for name, hint in u.hints.items()} for u in updates]
+    return [name for name, shape in shapes[0].items() if all(s.get(name) == shape for s in shapes)]
 
 
 def _mean(tensors: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -230,7 +279,35 @@ def _task(
         recipe=case.user.recipe,
         training=training,
         rng=seeds.stream(f"client/{sample.clients[k]}/{query}"),
+        others=_elsewhere(sample.others[k], case.dtype, device),
     )
+
+
+def _elsewhere(
+    others: Callable[[int], Batch], dtype: torch.dtype, device: torch.device
+) -> Callable[[int], Batch]:
+    """Return a client's further records where and how it computes."""
+
+    def there(most: int) -> Batch:
+        batch = others(most)
+        return Batch(batch.images.to(device, dtype), batch.labels.to(device))
+
+    return there
+
+
+def _checked_step(defense: Defense, gradient: StepGradient) -> StepGradient:
+    """Return a step's gradient that refuses a defense's if it does not fit the network."""
+
+    def checked(task: ClientTask, batch: Batch) -> Gradient:
+        found = gradient(task, batch)
+        wanted = {name: p.shape for name, p in trainable(task.model).items()}
+        if {name: g.shape for name, g in found.items()} != wanted:
+            raise ContractError(
+                f"{defense.name} returned a gradient of other names or shapes than the network"
+            )
+        return found
+
+    return checked
 
 
 def _checked(defense: Defense, train: LocalTraining) -> LocalTraining:

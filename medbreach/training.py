@@ -6,12 +6,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from medbreach.components import ClientTask
+from medbreach.components import ClientTask, Gradient, trainable
 from medbreach.protocol import LocalNoise
 from medbreach.randomness import lend_global
 from medbreach.types import Batch, Change, Update
-
-Gradient = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -31,9 +29,7 @@ class LocalTrainer:
         """Return everything that the client could send; what it withholds is dropped later."""
         task.model.train(task.training)
         train = self._gradient_update if task.recipe is None else self._weight_update
-        if not task.training:
-            return train(task)
-        with lend_global(task.rng):  # which dropout draws from
+        with lend_global(task.rng):  # which dropout draws from, and stochastic layers of a defense
             return train(task)
 
     def _gradient_update(self, task: ClientTask) -> Update:
@@ -58,23 +54,23 @@ class LocalTrainer:
         return replace(update, recipe=replace(recipe, labels=tuple(step_labels)))
 
     def _gradient(self, task: ClientTask, batch: Batch) -> Gradient:
-        inputs = task.spec.normalise(batch.images)
         if self.noise.input_noise > 0:
-            inputs = inputs + self._noise(inputs, self.noise.input_noise, task.rng)
+            noise = self._noise(batch.images, self.noise.input_noise, task.rng)
+            noisy = task.spec.denormalise(task.spec.normalise(batch.images) + noise)
+            batch = replace(batch, images=noisy)
         if self.noise.per_example_clipping > 0:
             gradient = _clipped_mean(
-                (
-                    _backward(task, inputs[i : i + 1], batch.labels[i : i + 1])
-                    for i in range(len(inputs))
-                ),
+                (task.gradient(task, one) for one in _singly(batch)),
                 self.noise.per_example_clipping,
-                len(inputs),
+                len(batch.labels),
             )
         else:
-            gradient = _backward(task, inputs, batch.labels)
+            gradient = task.gradient(task, batch)
         if self.noise.gradient_noise > 0:
-            for g in gradient.values():
-                g += self._noise(g, self.noise.gradient_noise, task.rng)
+            gradient = {
+                name: g + self._noise(g, self.noise.gradient_noise, task.rng)
+                for name, g in gradient.items()
+            }
         return gradient
 
     def _noise(self, like: Tensor, scale: float, rng: torch.Generator) -> Tensor:
@@ -86,22 +82,9 @@ class LocalTrainer:
         return scale * drawn.to(like)
 
 
-def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the parameters that clients train, by name, in the model's order."""
-    return {name: p for name, p in model.named_parameters() if p.requires_grad}
-
-
-def _backward(task: ClientTask, inputs: Tensor, labels: Tensor) -> Gradient:
-    outputs = task.model(inputs)
-    loss = task.loss(outputs, labels)
-    parameters = trainable(task.model)
-    gradients: tuple[Tensor | None, ...] = torch.autograd.grad(
-        loss, list(parameters.values()), allow_unused=True
-    )
-    return {
-        name: torch.zeros_like(p) if g is None else g
-        for (name, p), g in zip(parameters.items(), gradients, strict=True)
-    }
+def _singly(batch: Batch) -> Iterator[Batch]:
+    for i in range(len(batch.labels)):
+        yield Batch(batch.images[i : i + 1], batch.labels[i : i + 1])
 
 
 def _clipped_mean(gradients: Iterable[Gradient], bound: float, count: int) -> Gradient:

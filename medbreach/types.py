@@ -163,6 +163,9 @@ class Update:
         count: Number of records, or None if withheld.
         recipe: How the client trained, or None if withheld.
         clients: Number of clients in the aggregate; 1 for a client's own update.
+        hints: What an attacker who knows the clients' defenses is taken to know of their state,
+            such as learned noise parameters, by a name that begins with the defense's. Only
+            adaptive attacks look at it.
     """
 
     change: Mapping[str, Tensor]
@@ -172,6 +175,7 @@ class Update:
     count: int | None = None
     recipe: Recipe | None = None
     clients: int = 1
+    hints: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -202,6 +206,8 @@ class Exchange:
         loss: The loss that the federation minimises: ``(outputs, labels) -> scalar``.
         rounds: One entry a query, over the same records.
         public: Images of other people that the attacker holds; there may be none.
+        defenses: The defenses that the clients are known to have, innermost first. Only adaptive
+            attacks look at them.
     """
 
     spec: ImageSpec
@@ -209,6 +215,7 @@ class Exchange:
     loss: LossFunction
     rounds: tuple[Round, ...]
     public: Float[Tensor, "public channels *space"]
+    defenses: tuple[Any, ...] = ()
 
     @property
     def model(self) -> nn.Module:
@@ -239,6 +246,28 @@ class Reconstruction:
     images: Float[Tensor, "claims channels *space"]
     labels: Int[Tensor, " claims"] | None = None
     confidence: Float[Tensor, " claims"] | None = None
+
+
+@dataclass(frozen=True)
+class Guarantee:
+    """What differential privacy a defense gives over a whole training.
+
+    Attributes:
+        epsilon: Privacy loss; infinite if there is no bound.
+        delta: Probability with which the loss may be greater.
+        unit: What is protected: one ``record`` of a client, or a whole ``client``.
+        adjacency: How neighbouring data sets differ in such a unit: ``add or remove one`` or
+            ``replace one``.
+        rounds: Rounds that are counted.
+        how: The mechanism and its accounting, in a sentence.
+    """
+
+    epsilon: float
+    delta: float
+    unit: str
+    adjacency: str
+    rounds: int
+    how: str
 
 
 @dataclass(frozen=True)
@@ -296,6 +325,7 @@ class Finding:
         seconds: Time that the attack took.
         peak_memory_mb: Peak memory while the attack ran, in MiB; GPU memory on a GPU.
         device: Where it ran.
+        guarantees: What differential privacy the defenses give over the whole training.
     """
 
     case: str
@@ -326,3 +356,4 @@ class Finding:
     seconds: float = 0.0
     peak_memory_mb: float = 0.0
     device: str = "cpu"
+    guarantees: tuple[Guarantee, ...] = ()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medbreach.training import trainable
+from medbreach.components import trainable
 
 
 def match_like_clients(objective: Any, clients: int) -> Any:

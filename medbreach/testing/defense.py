@@ -1,21 +1,30 @@
 """What every defense keeps."""
 
 import copy
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from medbreach.components import Defense
+import torch
+from torch import nn
+
+from medbreach.attacks.known_defenses import KnownDefenses
+from medbreach.components import ClientTask, Defense
 from medbreach.errors import NotApplicable, Refused
 from medbreach.protocol import User
 from medbreach.randomness import Seeds
-from medbreach.round import honest_network, play
+from medbreach.round import agreed_network, play
 from medbreach.testing.declaration import check_declaration
 from medbreach.testing.examples import CPU, FORMS, Form, tiny_case, tiny_sample, tiny_task
 from medbreach.testing.guard import repeatable, require
 from medbreach.training import LocalTrainer
 from medbreach.types import Exchange, Recipe, Update
 
+STEPS = User(
+    "local_update", num_data_points=2, num_local_updates=2, num_data_per_local_update_step=1,
+    local_learning_rate=0.01, provide_labels=True, provide_local_hyperparams=True,
+)  # fmt: skip
 OUTCOMES = (NotApplicable, Refused)
 BATCH = User(num_data_points=2, provide_labels=True)
 GRADIENTS = replace(BATCH, user_type="multiuser_aggregate", aggregation="plain")
@@ -60,6 +69,8 @@ def _check_form(defense: Defense, form: Form) -> str:
             _check_wrap(who, defense, form, recipe)
         for what, user in ROUNDS.items():
             _check_round(f"{who}, {what}", [defense], form, user)
+        for user in (BATCH, STEPS):
+            _check_simulation(f"{who}, simulated", defense, form, user)
         _check_round(f"{who}, twice over", [defense, defense], form, BATCH)
     except OUTCOMES as reason:
         return f"{form}: {reason}"
@@ -67,8 +78,8 @@ def _check_form(defense: Defense, form: Form) -> str:
 
 
 def _check_vet(who: str, defense: Defense, form: Form) -> None:
-    case, sample = tiny_case(*form), tiny_sample(*form)
-    network = honest_network(case, sample, Seeds(0))
+    sample = tiny_sample(*form)
+    network = _agreed(defense, form)
     found = repeatable(
         who, lambda: defense.vet(network, sample.spec), OUTCOMES, network=network, spec=sample.spec
     )
@@ -76,11 +87,17 @@ def _check_vet(who: str, defense: Defense, form: Form) -> None:
 
 
 def _check_wrap(who: str, defense: Defense, form: Form, recipe: Recipe | None) -> None:
-    task = tiny_task(*form, recipe=recipe)
+    task = replace(tiny_task(*form, recipe=recipe), model=_agreed(defense, form))
+    local = LocalTrainer()
+
+    def stepping(own: ClientTask) -> Update:
+        return local(replace(own, gradient=defense.step(own.gradient)))
 
     def update() -> Any:
-        own = replace(task, model=copy.deepcopy(task.model), rng=Seeds(0).stream("client"))
-        return defense.wrap(LocalTrainer())(own)
+        own = replace(
+            task, model=copy.deepcopy(task.model), rng=Seeds(0).stream("client"), memory={}
+        )
+        return defense.wrap(stepping)(own)
 
     found = repeatable(who, update, OUTCOMES, batch=task.batch, spec=task.spec)
     require(isinstance(found, Update), f"{who}: the wrapped training must return an Update")
@@ -92,6 +109,41 @@ def _check_wrap(who: str, defense: Defense, form: Form, recipe: Recipe | None) -
     require(
         all(bool(g.isfinite().all()) for g in found.change.values()),
         f"{who}: the update is not finite",
+    )
+
+
+def _agreed(defense: Defense, form: Form) -> nn.Module:
+    return agreed_network(tiny_case(*form), tiny_sample(*form), [defense], Seeds(0))
+
+
+def _check_simulation(who: str, defense: Defense, form: Form, user: User) -> None:
+    """Check that an attacker who knows the defense can search with what it tells."""
+    exchange = play(
+        tiny_case(*form, user=user), tiny_sample(*form, user=user), [defense], Seeds(0), CPU
+    )[0]
+    images = exchange.public[: exchange.update.count].clone().requires_grad_()
+    labels = exchange.update.labels
+    assert labels is not None
+
+    def change() -> Any:
+        known = KnownDefenses(exchange)
+        return known.change(exchange.model, images, labels, Seeds(0).stream("attack"))
+
+    found = repeatable(who, change, OUTCOMES, exchange=exchange)
+    wanted = {name: g.shape for name, g in exchange.update.change.items()}
+    require(
+        {name: g.shape for name, g in found.items()} == wanted,
+        f"{who}: what an attacker simulates must have the names and shapes of the update",
+    )
+    total = torch.stack([g.square().sum() for g in found.values()]).sum()
+    require(
+        total.requires_grad and bool(torch.autograd.grad(total, images)[0].isfinite().all()),
+        f"{who}: what an attacker simulates must be differentiable by the images",
+    )
+    noise: Any = defense.noise(exchange.update)
+    require(
+        isinstance(noise, float) and 0 <= noise < math.inf,
+        f"{who}: noise returns a standard deviation, not {noise!r}",
     )
 
 

@@ -131,6 +131,7 @@ def tiny_task(
         recipe=recipe,
         training=training,
         rng=Seeds(0).stream("client"),
+        others=sample.others[0],
     )
 
 
