@@ -83,7 +83,7 @@ def dkfz(
     """A malicious server reads images out of an update.
 
     Parampottupadam et al. 2024, doi:10.1007/978-3-031-79103-1_24.
-    """  # noqa: D401 - what was published, not what the function does
+    """
     from medbreach.devices import pick_device
     from medbreach.reproductions.dkfz_setting import Setting
     from medbreach.reproductions.run import reproduce
