@@ -12,7 +12,7 @@ from medbreach.components import Component, Dataset, Defense, Metric, Model
 from medbreach.errors import ConfigError
 from medbreach.federation import Federation
 from medbreach.models.user_network import UserNetwork
-from medbreach.plan import Options, Plan
+from medbreach.plan import Options, Plan, with_adaptive
 from medbreach.protocol import User
 from medbreach.servers.modification import KEYS_OF
 from medbreach.settings import build, nearest
@@ -131,7 +131,7 @@ def assemble(settings: Mapping[str, Any], user_network: UserNetwork | None = Non
     }
     return Plan(
         case=_case(settings["case"], user_network),
-        attacks=attacks,
+        attacks=with_adaptive(attacks) if any(stacks.values()) else attacks,
         stacks=stacks,
         metrics=_metrics(options),
         options=options,

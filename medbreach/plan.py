@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from medbreach.case import Case
@@ -13,6 +13,8 @@ from medbreach.types import Role
 
 BLIND = ("blind_guess", "random_public_image")
 UNDEFENDED = "none"
+ADAPTIVE = " (adaptive)"
+"""Ends the name of an attack that knows the defenses, beside the one that does not."""
 MOST_SEEDS = 1000
 
 
@@ -151,20 +153,47 @@ class Plan:
         return tuple(name for name, attack in self.attacks.items() if not attack.blind)
 
     @property
+    def cells(self) -> tuple[tuple[str, str], ...]:
+        """Every attack on every stack of defenses, but for attacks with nothing to adapt to."""
+        return tuple(
+            (name, stack)
+            for stack, members in self.stacks.items()
+            for name in self.tested
+            if not is_adaptive(name) or any(d.can_be_adapted_to for d in members)
+        )
+
+    @property
     def levels(self) -> "Levels":
         """What p-value is a leak."""
-        cells = len(self.tested) * len(self.stacks)
-        return Levels.sharing(self.options.alpha, cells, len(self.options.seed_numbers))
+        seeds = len(self.options.seed_numbers)
+        return Levels.sharing(self.options.alpha, len(self.cells), seeds)
 
     def attempts(self) -> Iterator[Attempt]:
         """Yield every attempt; controls come before what they control."""
         first = self.options.seed_numbers[0]
         for name in self.tested:
-            yield Attempt(name, UNDEFENDED, first, Role.SOLVABLE)
+            if not is_adaptive(name):
+                yield Attempt(name, UNDEFENDED, first, Role.SOLVABLE)
         for seed in self.options.seed_numbers:
             for name, attack in self.attacks.items():
                 if attack.blind:
                     yield Attempt(name, UNDEFENDED, seed, Role.BLIND)
-            for stack in self.stacks:
-                for name in self.tested:
-                    yield Attempt(name, stack, seed, Role.ATTACK)
+            for name, stack in self.cells:
+                yield Attempt(name, stack, seed, Role.ATTACK)
+
+
+def is_adaptive(attack: str) -> bool:
+    """Return whether an attack's name is that of one that knows the defenses."""
+    return attack.endswith(ADAPTIVE)
+
+
+def with_adaptive(attacks: Mapping[str, Attack]) -> dict[str, Attack]:
+    """Return attacks by name, those that adapt to defenses twice: once as if they knew nothing."""
+    found: dict[str, Attack] = {}
+    for name, attack in attacks.items():
+        if getattr(attack, "adaptive", False):
+            found[name] = replace(attack, adaptive=False)  # type: ignore[type-var]
+            found[f"{name}{ADAPTIVE}"] = attack
+        else:
+            found[name] = attack
+    return found

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 
+from medbreach.plan import ADAPTIVE
 from medbreach.statistics import chance, tail, tail_of_draws
 from medbreach.types import Finding, Role, Verdict
 
@@ -34,8 +35,12 @@ def judge(finding: Finding, earlier: Iterable[Finding]) -> tuple[Verdict, str]:
 
 
 def gap_in_controls(attack: str, findings: Iterable[Finding]) -> str:
-    """Return why an attack's finding nothing says nothing, or ``""``."""
+    """Return why an attack's finding nothing says nothing, or ``""``.
+
+    The control of an attack that knows the defenses is that of the attack without them.
+    """
     findings = list(findings)
+    attack = attack.removesuffix(ADAPTIVE)
     if not any(f.role is Role.BLIND and f.p_value is not None for f in findings):
         return "no blind control could be run beside it"
     control = next((f for f in findings if f.role is Role.SOLVABLE and f.attack == attack), None)

@@ -226,6 +226,9 @@ class GradientMatching(Attack):
         differentiable_augmentations: Descend through the augmentations.
         regularization: What a candidate should look like, whatever the update says.
         impl: How breaching computes.
+        adaptive: Behind defenses, attack a second time, with all that is known of them: the
+            candidate's gradient is computed as the defended client would.
+        draws: How often the clients' randomness is drawn for each gradient, and averaged.
     """
 
     needs: ClassVar[frozenset[Reveals]] = frozenset({Reveals.COUNT})
@@ -251,8 +254,12 @@ class GradientMatching(Attack):
     differentiable_augmentations: bool = False
     regularization: Regularization | None = None
     impl: Precision = Precision()
+    adaptive: bool = True
+    draws: int = 1
 
     def __post_init__(self) -> None:
+        if self.draws < 1:
+            raise ValueError(f"draws must be at least 1, got {self.draws}")
         if not re.fullmatch(FIRST_CANDIDATES, self.init):
             raise ValueError(
                 f"init {self.init!r} is unknown: try randn, rand, zeros, or patterned-4"

@@ -12,7 +12,10 @@ from medbreach.types import Exchange, Reconstruction
 
 @dataclass(frozen=True)
 class JointOptimization(GradientMatching):
-    """Descend on images and soft labels at once, as in Deep Leakage from Gradients."""
+    """Descend on images and soft labels at once, as in Deep Leakage from Gradients.
+
+    It does not adapt to defenses: what they do depends on the labels.
+    """
 
     name: ClassVar[str] = "joint-optimization"
     source: ClassVar[str] = "Zhu et al. 2019, arXiv:1906.08935"
@@ -20,6 +23,13 @@ class JointOptimization(GradientMatching):
         f"{GradientMatching.differs} Labels that the client gives away are not used; the labels "
         "returned are the optimised ones, where breaching returns their starting values."
     )
+
+    adaptive: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.adaptive:
+            raise ValueError("adaptive must be false: joint-optimization cannot adapt to defenses")
 
     def run(self, exchange: Exchange, rng: torch.Generator) -> Reconstruction:
         """Return as many images as there are records.

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medbreach.attacks.known_defenses import KnownDefenses
 from medbreach.breaching_bridge import library
 from medbreach.breaching_bridge.course import Course
 from medbreach.breaching_bridge.images import AnyImage
-from medbreach.breaching_bridge.objectives import match_like_clients
+from medbreach.breaching_bridge.objectives import Adaptive, match_like_clients
 from medbreach.breaching_bridge.regularisers import TotalVariation, fitted
 from medbreach.errors import NotApplicable
 from medbreach.progress import current
@@ -42,7 +43,6 @@ class Descent(AnyImage):
             NotApplicable: A part fits not at all.
         """
         exchange = self.exchange
-        match_like_clients(self.objective, exchange.update.clients)
         self.regularizers = [
             fitted(part, exchange, labelled=self.labelled) for part in self.regularizers
         ]
@@ -73,10 +73,17 @@ class Descent(AnyImage):
 
     def begin(self, models: Any, shared_data: Any, labels: Any) -> None:
         """Prepare regularisers and objective for one trial."""
+        match_like_clients(self.objective, self.exchange.update.clients, self._adaptive(models))
         for regulariser in self.regularizers:
             regulariser.initialize(models, shared_data, labels)
         recipe = shared_data[0]["metadata"]["local_hyperparams"]
         self.objective.initialize(self.loss_fn, self.cfg.impl, recipe)  # type: ignore[attr-defined]
+
+    def _adaptive(self, models: Any) -> Adaptive | None:
+        """Return what the attacker knows of the clients' defenses, if it makes use of it."""
+        if not self.cfg.adaptive or not self.exchange.defenses:
+            return None
+        return Adaptive(KnownDefenses(self.exchange, self.cfg.draws), list(models))
 
     def descend(
         self,
@@ -141,7 +148,9 @@ class Descent(AnyImage):
         if scoring in ("TV", "total-variation"):
             return TotalVariation()(candidate)
         objective = match_like_clients(
-            library.objectives.objective_lookup[scoring](), self.exchange.update.clients
+            library.objectives.objective_lookup[scoring](),
+            self.exchange.update.clients,
+            self._adaptive(models),
         )
         recipe = shared_data[0]["metadata"]["local_hyperparams"]
         objective.initialize(self.loss_fn, self.cfg.impl, recipe)  # type: ignore[attr-defined]

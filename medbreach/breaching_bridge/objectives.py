@@ -1,22 +1,62 @@
 """The gradients that breaching's objectives match, computed as clients compute them.
 
 breaching's own need every parameter to be used and trained, and play one client only whose batch
-size divides its number of records. Where that holds, the results are the same.
+size divides its number of records. Where that holds, the results are the same. An adaptive
+attacker's come from what is known of the clients' defenses.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from medbreach.attacks.known_defenses import KnownDefenses
 from medbreach.components import trainable
 
 
-def match_like_clients(objective: Any, clients: int) -> Any:
+class Adaptive(NamedTuple):
+    """An attacker who knows the clients' defenses.
+
+    Attributes:
+        known: What clients would have sent.
+        models: The network of each round, as the objective gets it.
+    """
+
+    known: KnownDefenses
+    models: Sequence[nn.Module]
+
+    def step(
+        self, objective: Any, model: nn.Module, candidate: Tensor, labels: Tensor
+    ) -> tuple[list[Tensor], Tensor]:
+        """Return what clients would have sent, and the task loss if the objective wants it."""
+        exchange = self.known.exchange
+        (round_number,) = (k for k, own in enumerate(self.models) if own is model)
+        rng = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+        change = self.known.change(
+            model,
+            exchange.spec.denormalise(candidate),
+            labels,
+            rng,
+            exchange.rounds[round_number],
+        )
+        loss = candidate.new_zeros(())
+        if objective.task_regularization != 0:
+            loss = objective.loss_fn(model(candidate), labels)
+        return list(change.values()), loss
+
+
+def match_like_clients(objective: Any, clients: int, adaptive: Adaptive | None = None) -> Any:
     """Let an objective of breaching's compute its gradients as ours do; return it."""
-    if hasattr(objective, "_grad_fn_single_step"):
-        objective._grad_fn_single_step = lambda m, x, y: single_step(objective, m, x, y)
-        objective._grad_fn_multi_step = lambda m, x, y: local_training(objective, m, x, y, clients)
+    if not hasattr(objective, "_grad_fn_single_step"):
+        return objective
+    if adaptive is not None:
+        step = adaptive.step
+        objective._grad_fn_single_step = lambda m, x, y: step(objective, m, x, y)
+        objective._grad_fn_multi_step = objective._grad_fn_single_step
+        return objective
+    objective._grad_fn_single_step = lambda m, x, y: single_step(objective, m, x, y)
+    objective._grad_fn_multi_step = lambda m, x, y: local_training(objective, m, x, y, clients)
     return objective
 
 
