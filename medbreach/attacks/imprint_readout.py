@@ -9,6 +9,7 @@ import torch
 from medbreach.attacks.bin_table import first_alike
 from medbreach.attacks.closed_form import ClosedForm
 from medbreach.attacks.loki_readout import read_loki
+from medbreach.attacks.noisy_rows import read_noisy_rows, restored
 from medbreach.errors import NotApplicable
 from medbreach.servers.imprint import single_record
 from medbreach.servers.loki import LokiSecret
@@ -34,6 +35,9 @@ class ImprintReadout(ClosedForm):
         breach_reduction: Which claims to keep if there are more than records: those with the
             smallest ``bias`` or mean ``weight`` gradient, or null for all.
         sort_by_bias: Undo a shuffling of rows.
+        adaptive: Behind defenses, attack a second time, with all that is known of them: only rows
+            that stand out from the noise are read, and what noise blurs and pruning leaves out is
+            restored from public images; the settings above do not count then.
     """
 
     name: ClassVar[str] = "imprint-readout"
@@ -47,6 +51,7 @@ class ImprintReadout(ClosedForm):
     breach_padding: bool = False
     breach_reduction: Literal["bias", "weight"] | None = None
     sort_by_bias: bool = False
+    adaptive: bool = True
 
     def run(self, exchange: Exchange, rng: torch.Generator) -> Reconstruction:
         """Return one image for each row that records went through, of any round.
@@ -55,8 +60,9 @@ class ImprintReadout(ClosedForm):
             NotApplicable: The server planted nothing, or the number of records is asked for and
                 withheld.
         """
+        knows = self.adaptive and bool(exchange.defenses)
         if isinstance(exchange.secret, LokiSecret):
-            return read_loki(exchange)
+            return restored(read_loki(exchange), exchange) if knows else read_loki(exchange)
         if exchange.update.count is None and (self.breach_padding or self.breach_reduction):
             raise NotApplicable(
                 "breach_padding and breach_reduction need the number of records, which the client "
@@ -64,7 +70,10 @@ class ImprintReadout(ClosedForm):
             )
         rounds = []
         for played in exchange.rounds:
-            rounds.append(super().run(replace(exchange, rounds=(played,)), rng))
+            if knows and isinstance(played.secret, ImprintSecret):
+                rounds.append(read_noisy_rows(exchange, played, played.secret))
+            else:
+                rounds.append(super().run(replace(exchange, rounds=(played,)), rng))
         return rounds[0] if len(rounds) == 1 else each_once(rounds, exchange.spec)
 
     def control(self, case: "Case") -> "Case":

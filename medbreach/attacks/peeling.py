@@ -10,6 +10,7 @@ from torch import Tensor
 
 from medbreach.attacks.bin_table import LOOSEST, BinTable, first_alike
 from medbreach.attacks.influence import influence
+from medbreach.attacks.noisy_rows import Rows, known_noise, read_rows, restored
 from medbreach.attacks.peeling_steps import peel, peel_beside
 from medbreach.components import Attack
 from medbreach.errors import NotApplicable
@@ -48,6 +49,9 @@ class Peeling(Attack):
             to the one that the update tells, relative to that of public images. Under noise it is
             raised, to 0.1 at most.
         labels: Tell each record's class. It takes about as long as the client's own training.
+        adaptive: Behind defenses, attack a second time: what noise is on a claim is taken off as
+            far as public images tell it apart, and where noise leaves nothing to peel, the bins of
+            one measurement are read as single records.
     """
 
     name: ClassVar[str] = "peeling"
@@ -55,6 +59,7 @@ class Peeling(Attack):
 
     tolerance: float = 0.003
     labels: bool = True
+    adaptive: bool = True
 
     def __post_init__(self) -> None:
         if self.tolerance <= 0:
@@ -72,6 +77,15 @@ class Peeling(Attack):
         """
         del rng
         tables = [table_of(exchange, seen) for seen in exchange.rounds]
+        claims = self._peeled(exchange, tables)
+        if not self.adaptive or not exchange.defenses:
+            return claims
+        noise = known_noise(exchange, exchange.rounds[0])
+        if any(table.peeled for table in tables) or noise == 0:
+            return restored(claims, exchange)
+        return read_rows(first_measurement(tables[0], noise), exchange)
+
+    def _peeled(self, exchange: Exchange, tables: Sequence[BinTable]) -> Reconstruction:
         peel_under_noise(tables, self.tolerance)
         told = [
             labels_of(table, exchange, seen) if self.labels else unlabelled(table)
@@ -110,6 +124,14 @@ def table_of(exchange: Exchange, seen: Round) -> BinTable:
         raise NotApplicable(f"the update holds no change of {secret.weight}")
     scale = typical_energy(exchange.public, exchange.spec)
     return BinTable.of(change[secret.weight], change[secret.bias], block, exchange.spec, scale)
+
+
+def first_measurement(table: BinTable, noise: float) -> Rows:
+    """Return the bins of the first measurement, in each of which a record lies once at most."""
+    bins = range(table.groups[0], table.groups[1])
+    content = torch.stack([table.content(b).cpu().float() for b in bins])
+    totals = table.totals[list(bins)].cpu().float()
+    return Rows(content, totals, torch.ones_like(content, dtype=torch.bool), noise * 2**0.5)
 
 
 def typical_energy(public: Float[Tensor, "public channels *space"], spec: ImageSpec) -> float:
