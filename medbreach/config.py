@@ -7,6 +7,7 @@ is built, against its fields.
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -30,6 +31,27 @@ PRIMARY: Final = "medbreach"
 Settings = dict[str, Any]
 
 
+def load_tradeoff(
+    overrides: Sequence[str] = (), folder: Path | None = None
+) -> tuple[Settings, Settings]:
+    """Return the resolved settings of an audit and those of the training beside it.
+
+    Args:
+        overrides: ``key=value`` each, ``training.key=value`` among them.
+        folder: The user's own config tree, searched first.
+
+    Raises:
+        ConfigError: A group, name or key is unknown, or a file is no valid YAML.
+    """
+    parsed = [_parse(text) for text in overrides]
+    own = [k for k, o in enumerate(parsed) if re.split("[./]", o.key)[0] == "training"]
+    picked = {group: one(group, v) for group, v in choices_of([parsed[k] for k in own]).items()}
+    composed = _compose(picked, folder)
+    _set(composed, [parsed[k] for k in own if not parsed[k].is_choice])
+    training = _plain(composed["training"], "training") if "training" in composed else {}
+    return load([text for k, text in enumerate(overrides) if k not in own], folder), training
+
+
 def load(overrides: Sequence[str] = (), folder: Path | None = None) -> Settings:
     """Return the resolved settings of an audit as plain data.
 
@@ -45,6 +67,9 @@ def load(overrides: Sequence[str] = (), folder: Path | None = None) -> Settings:
         ConfigError: A group, name or key is unknown, or a file is no valid YAML.
     """
     parsed = [_parse(text) for text in overrides]
+    for override in parsed:
+        if re.split("[./]", override.key)[0] == "training":
+            raise ConfigError(f"{override.key} has no effect on an audit: leave it out")
     choices = choices_of(parsed)
     values = [o for o in parsed if not o.is_choice]
     attacks = several("attack", choices.pop("attack", None)) or _default("attack", folder)
@@ -77,6 +102,15 @@ def read_choice(group: str, name: str) -> Settings:
     """
     chosen = OmegaConf.select(_compose({group: name}, None), group.replace("/", "."))
     return OmegaConf.to_container(chosen)  # type: ignore[return-value]
+
+
+def value_of(text: str) -> Any:
+    """Return the value of one ``key=value``.
+
+    Raises:
+        ConfigError: It cannot be read.
+    """
+    return _parse(text).value
 
 
 def as_yaml(settings: Settings) -> str:

@@ -44,12 +44,18 @@ def measured(device: torch.device) -> Iterator[Cost]:
     try:
         yield cost
     finally:
+        synchronise(device)
         if device.type == "cuda":
-            torch.cuda.synchronize(device)
             cost.peak_memory_mb = torch.cuda.max_memory_allocated(device) / MIB
         else:
             cost.peak_memory_mb = _peak_of_process()
         cost.seconds = time.monotonic() - start
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until a device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def available_memory(device: torch.device | None = None) -> int | None:

@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 from medbreach.errors import ConfigError
 from medbreach.settings import nearest
 
-TOPS: Final = ("case", "attack", "defense", "audit")
+TOPS: Final = ("case", "attack", "defense", "audit", "training")
 GROUPS: Final = (*TOPS, "case/data", "case/server", "case/user", "case/impl")
 LITERAL: Final = frozenset({"path", "weights", "patients"})
 """Keys whose values are taken as written: paths and patterns may have brackets and commas."""

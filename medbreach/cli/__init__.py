@@ -15,6 +15,7 @@ from medbreach.cli.inspect import list_command, show_command
 from medbreach.cli.plugin import plugin_group
 from medbreach.cli.report import report_command
 from medbreach.cli.reproduce import reproduce_command
+from medbreach.cli.tradeoff import tradeoff_command
 from medbreach.cli.verbosity import VERBOSE, start_quietly
 from medbreach.errors import MedbreachError
 from medbreach.text import legible
@@ -80,6 +81,7 @@ def program() -> None:
 for command in (
     audit_command,
     resume_command,
+    tradeoff_command,
     check_model_command,
     report_command,
     reproduce_command,

@@ -92,7 +92,7 @@ def audit_command(
 
     if out is not None:
         refuse_taken(out, overwrite=overwrite)
-    network = _network(model)
+    network = user_network(model)
     chosen = config.load(settings, cases)
     where = pick_device("auto" if device is None else device)
     with waiting(READING, quiet=quiet):
@@ -121,7 +121,7 @@ def resume_command(
 
     record = RunRecord.open(folder)
     head = record.header()
-    network = _network(model)
+    network = user_network(model)
     _check_same_network(head.get("user_network"), network)
     where = pick_device(str(head.get("device", "auto")) if device is None else device)
     with waiting(READING, quiet=quiet):
@@ -134,7 +134,8 @@ def _folder_name(case: str) -> str:
     return re.sub(r"[^\w-]", "_", f"{case}-{stamp}")
 
 
-def _network(reference: str | None) -> "UserNetwork | None":
+def user_network(reference: str | None) -> "UserNetwork | None":
+    """Return the network that ``--model`` names, or None."""
     from medbreach.models.user_network import UserNetwork
 
     return None if reference is None else UserNetwork.parse(reference)

@@ -62,7 +62,8 @@ class ClientTask:
         gradient: How the gradient of a step is computed.
         others: Returns up to so many further records that the client holds; there may be none.
         memory: What the client keeps from round to round, by a name that begins with the
-            defense's; empty before its first round. It never leaves the client.
+            defense's; empty before its first round. It never leaves the client. Tensors, numbers,
+            text, and lists and dicts of them, so that it can be kept on disk.
     """
 
     model: nn.Module

@@ -1,8 +1,9 @@
 """Something that makes an update give away less."""
 
-from collections.abc import Sequence
-from typing import final
+from collections.abc import Mapping, Sequence
+from typing import Any, final
 
+import torch
 from torch import nn
 
 from medbreach.components.client import Gradient, LocalTraining, StepGradient, Workload
@@ -13,9 +14,10 @@ from medbreach.types import Guarantee, ImageSpec, Update
 class Defense(Component):
     """Something that makes an update give away less. Each method does nothing by default.
 
-    What the clients do is `remodel`, `vet`, `step` and `wrap`, in this order; `aggregate` is where
-    their updates come together. `simulate_step`, `simulate_update` and `noise` are what an attacker
-    makes of it who knows the defense and its settings: an attack with ``adaptive`` uses them.
+    What the clients do is `remodel`, `vet`, `step` and `wrap`, in this order, and `deploy` in the
+    end; `aggregate` is where their updates come together. `simulate_step`, `simulate_update` and
+    `noise` are what an attacker makes of it who knows the defense and its settings: an attack with
+    ``adaptive`` uses them.
     """
 
     def remodel(self, model: nn.Module, spec: ImageSpec, classes: int) -> nn.Module:
@@ -57,6 +59,19 @@ class Defense(Component):
     def aggregate(self, updates: Sequence[Update]) -> Sequence[Update]:
         """Return the clients' updates as the server's aggregation should take them."""
         return updates
+
+    def deploy(
+        self, model: nn.Module, memory: Mapping[str, Any], rng: torch.Generator
+    ) -> nn.Module:
+        """Return the trained network as a client uses it, in evaluation mode.
+
+        Args:
+            model: The network; it may be changed in place.
+            memory: What the client keeps from its training.
+            rng: Random numbers, for a network that goes on drawing them.
+        """
+        del memory, rng
+        return model
 
     def simulate_step(self, gradient: StepGradient, seen: Update) -> StepGradient:
         """Return how an attacker who knows this defense computes a step's gradient.

@@ -20,6 +20,7 @@ VERSION: Final = "0.0.2"
 LESIONS: Final = 199
 PATCHES: Final = 10  # of each lesion
 DIAGNOSES: Final = ("common nevus", "atypical nevus", "melanoma")
+MELANOMA: Final = ("common nevus", "melanoma")
 ASYMMETRIES: Final = ("symmetric", "asymmetric along one axis", "asymmetric along both axes")
 
 
@@ -54,15 +55,16 @@ class Dermoscopy(Dataset):
     are never records, nor decoys.
 
     Attributes:
-        labels: ``diagnosis``: common nevus, atypical nevus or melanoma; ``asymmetry``: of shape and
-            colour, along no axis, one, or both.
+        labels: ``diagnosis``: common nevus, atypical nevus or melanoma; ``melanoma``: the same
+            without atypical nevi, which have no label then; ``asymmetry``: of shape and colour,
+            along no axis, one, or both.
     """
 
     name: ClassVar[str] = "dermoscopy"
     source: ClassVar[str] = "Mendonca et al. 2013, PH2, doi:10.1109/EMBC.2013.6610779"
     licence: ClassVar[str] = "PH2: research and education; package: MIT"
 
-    labels: Literal["diagnosis", "asymmetry"] = "diagnosis"
+    labels: Literal["diagnosis", "melanoma", "asymmetry"] = "diagnosis"
 
     def open(self) -> Collection:
         """Return the patches, unread.
@@ -74,10 +76,15 @@ class Dermoscopy(Dataset):
         if problem:
             raise DataError(problem)
         folder = _package()
-        rows = _diagnoses() if self.labels == "diagnosis" else _asymmetries(folder)
+        rows = _asymmetries(folder) if self.labels == "asymmetry" else _diagnoses()
         certain = [
             a if a == b else None for a, b in zip(rows.of_row, rows.of_row[1:], strict=False)
         ]
+        classes = rows.classes
+        if self.labels == "melanoma":
+            classes = MELANOMA
+            of_diagnosis = {0: 0, 2: 1}
+            certain = [None if y is None else of_diagnosis.get(y) for y in certain]
         entries = [
             Entry(
                 read=partial(_read, path),
@@ -92,7 +99,7 @@ class Dermoscopy(Dataset):
             f"{rows.origin}; {known} of {LESIONS} lesions have a certain label, since the package "
             "lacks one lesion at an unknown place"
         )
-        return Collection(ImageSpec(3, (32, 32)), entries, rows.classes, note, "lesions")
+        return Collection(ImageSpec(3, (32, 32)), entries, classes, note, "lesions")
 
     @classmethod
     def missing(cls) -> str:

@@ -1,0 +1,181 @@
+"""``medbreach tradeoff``."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from medbreach.cli.audit import DEVICE, MODEL, QUIET, READING, user_network
+from medbreach.cli.codes import Exit
+from medbreach.cli.console import console, waiting
+from medbreach.cli.verbosity import VERBOSE
+from medbreach.errors import ConfigError
+
+if TYPE_CHECKING:
+    from medbreach.tradeoff.run import Tradeoff
+
+CASE = "case=dermoscopy_melanoma"
+
+
+@click.command("tradeoff")
+@click.argument("settings", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option(
+    "--grid",
+    multiple=True,
+    metavar="DEFENSE.KEY=[V1,V2,...]",
+    help="Try a defense at each of these strengths; may be given several times.",
+)
+@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="[runs/tradeoff-CASE]")
+@click.option(
+    "--cases",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="A config tree of your own, searched first.",
+)
+@MODEL
+@DEVICE
+@QUIET
+@VERBOSE
+def tradeoff_command(
+    settings: tuple[str, ...],
+    grid: tuple[str, ...],
+    out: Path | None,
+    cases: Path | None,
+    model: str | None,
+    device: str | None,
+    quiet: bool,
+) -> int:
+    """Weigh what defenses buy against the accuracy that they cost.
+
+    Every stack of defenses is audited, and trained with over whole federated rounds; the network is
+    tested on images of other patients. Settings are those of `medbreach audit`, and training.rounds
+    and the like: defense=[none,gaussian_noise] attack=[invertinggradients] training.rounds=50. The
+    case is dermoscopy_melanoma unless you name one.
+
+    What is cut off goes on where it was when the same command is given again.
+    """
+    from medbreach.devices import pick_device
+
+    where = pick_device("auto" if device is None else device)
+    with waiting(READING, quiet=quiet):
+        made, identity = _prepared(settings, grid, out, cases, model, where)
+    made.open(identity)
+    try:
+        _trained(made, quiet=quiet)
+        _audited(made, quiet=quiet)
+    except KeyboardInterrupt:
+        click.echo("\nstopped; give the same command again to go on", err=True)
+        return Exit.STOPPED
+    from medbreach.tradeoff.report import write
+
+    click.echo(write(made, identity))
+    click.echo(f"report: {made.folder / 'tradeoff.html'}", err=True)
+    return 0
+
+
+def _prepared(
+    settings: tuple[str, ...],
+    grid: tuple[str, ...],
+    out: Path | None,
+    cases: Path | None,
+    model: str | None,
+    device: Any,
+) -> tuple["Tradeoff", dict[str, Any]]:
+    """Return what is to be done, checked, and what tells it from other trade-offs."""
+    from medbreach import config
+    from medbreach.assembly import refuse_inert
+    from medbreach.session import prepare
+    from medbreach.settings import build
+    from medbreach.tradeoff.run import Tradeoff, expand
+    from medbreach.tradeoff.training import Training
+
+    if not any(text.partition("=")[0] == "case" for text in settings):
+        settings = (CASE, *settings)
+    chosen, trained = config.load_tradeoff(settings, cases)
+    chosen["stacks"] = expand(chosen["stacks"], _grid(grid, chosen["stacks"]))
+    network = user_network(model)
+    training = build(Training, trained, "training")
+    session = prepare(chosen, device, network)
+    refuse_inert([s for s in settings if not s.startswith("training")], session.plan, chosen)
+    folder = out or Path("runs") / f"tradeoff-{session.plan.case.name}"
+    identity = {
+        "settings": chosen,
+        "training": training,
+        "user_network": network and [network.digest, network.factory],
+    }
+    return Tradeoff(session, training, folder), identity
+
+
+def _grid(given: tuple[str, ...], stacks: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Return the values of each setting that is varied.
+
+    Raises:
+        ConfigError: One is not written as it should be, or no chosen defense has it.
+    """
+    from medbreach.config import value_of
+
+    labels = {member["label"] for members in stacks.values() for member in members}
+    found: dict[str, list[Any]] = {}
+    for text in given:
+        place, equals, written = text.partition("=")
+        label, dot, key = place.partition(".")
+        if not (equals and dot and key):
+            raise ConfigError(f"--grid {text!r}: write DEFENSE.KEY=[V1,V2,...]")
+        if label not in labels:
+            raise ConfigError(
+                f"--grid {text!r}: {label} is not among the defenses: add it to defense=[...]"
+            )
+        values = value_of(f"defense.{key}={written}")
+        found[place] = values if isinstance(values, list) else [values]
+    return found
+
+
+def _trained(made: "Tradeoff", *, quiet: bool) -> None:
+    stacks, seeds = made.session.plan.stacks, made.session.plan.options.seed_numbers
+    total = len(stacks) * len(seeds) * made.training.rounds
+    before = len(made.lines()) * made.training.rounds
+    with _progress(total, before, quiet=quiet) as tell:
+        for line in made.train(tell):
+            end = line.problem or f"accuracy {line.curve[-1][1]:.1%}, {line.seconds:.0f} s"
+            if not quiet:
+                click.echo(f"trained {line.stack}, seed {line.seed}: {end}", err=True)
+
+
+@contextlib.contextmanager
+def _progress(total: int, before: int, *, quiet: bool) -> Iterator[Any]:
+    """Show how far all trainings are, where there is a terminal."""
+    from rich.progress import Progress
+
+    errors = console(stderr=True)
+    if quiet or not errors.is_terminal:
+        yield lambda *_: None
+        return
+    with Progress(console=errors, transient=True) as bars:
+        bar = bars.add_task("training", total=total, completed=before)
+        last: dict[tuple[str, int], int] = {}
+
+        def tell(stack: str, seed: int, done: int, rounds: int, accuracy: float | None) -> None:
+            del rounds, accuracy
+            bars.update(bar, description=f"training {stack}, seed {seed}")
+            bars.advance(bar, done - last.get((stack, seed), 0))
+            last[stack, seed] = done
+
+        yield tell
+
+
+def _audited(made: "Tradeoff", *, quiet: bool) -> None:
+    from medbreach.cli.screen import follower
+    from medbreach.record import RunRecord
+    from medbreach.report import write_reports
+    from medbreach.session import carry_out
+
+    record = made.run_record()
+    missing = record.missing()
+    if missing:
+        opening = f"auditing: {len(missing)} attempts"
+        with follower(missing, opening, quiet=quiet) as screen:
+            for _ in carry_out(made.session, record, screen):
+                pass
+    write_reports(RunRecord.open(record.folder))

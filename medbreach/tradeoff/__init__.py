@@ -1,0 +1,1 @@
+"""What defenses buy and what they cost: leakage against accuracy, on the same images."""

@@ -1,0 +1,156 @@
+"""How good a trained network is, with intervals over patients."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+from torch import Tensor, nn
+
+from medbreach.types import ImageSpec
+
+DRAWS: Final = 1000  # of the bootstrap
+AT_A_TIME: Final = 256  # images
+MEASURES: Final = ("accuracy", "auc", "f1")
+
+
+class Interval(NamedTuple):
+    """A number and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a network says of test images.
+
+    Attributes:
+        probabilities: Of each class, a row an image.
+        labels: Class of each image.
+        patients: Number of each image's patient.
+    """
+
+    probabilities: Float[Tensor, "n classes"]
+    labels: Int[Tensor, " n"]
+    patients: Int[Tensor, " n"]
+
+
+@torch.no_grad()
+def predict(
+    networks: Sequence[nn.Module],
+    spec: ImageSpec,
+    images: Float[Tensor, "n channels *space"],
+    labels: Int[Tensor, " n"],
+    patients: Int[Tensor, " n"],
+) -> Predictions:
+    """Return what each of several networks says of the same images, one after the other."""
+    found = []
+    for network in networks:
+        like = next(network.parameters())
+        parts = [
+            network(spec.normalise(part.to(like))).softmax(1)
+            for part in torch.split(images, AT_A_TIME)
+        ]
+        found.append(torch.cat(parts).cpu().float())
+    each = len(networks)
+    return Predictions(torch.cat(found), labels.repeat(each), patients.repeat(each))
+
+
+def measure(predictions: Predictions, chosen: NDArray[np.intp] | None = None) -> dict[str, float]:
+    """Return accuracy, AUC (one class against the others, mean over classes) and macro F1.
+
+    Args:
+        predictions: What the network says.
+        chosen: Images to count, repetitions included; None for all.
+    """
+    every = np.arange(len(predictions.labels))
+    chosen = every if chosen is None else chosen
+    probabilities = predictions.probabilities.numpy()[chosen]
+    labels = predictions.labels.numpy()[chosen]
+    said = probabilities.argmax(1)
+    classes = sorted(set(labels.tolist()))
+    return {
+        "accuracy": float((said == labels).mean()),
+        "auc": float(np.mean([auc(probabilities[:, c], labels == c) for c in classes])),
+        "f1": float(np.mean([_f1(said == c, labels == c) for c in classes])),
+    }
+
+
+def auc(scores: NDArray[np.float32], positive: NDArray[np.bool_]) -> float:
+    """Return the area under the ROC curve; a half where one class is absent.
+
+    >>> auc(np.array([0.1, 0.4, 0.35, 0.8]), np.array([False, False, True, True]))
+    0.75
+    """
+    there, absent = int(positive.sum()), int((~positive).sum())
+    if not there or not absent:
+        return 0.5
+    ranks = rankdata(scores)
+    return float((ranks[positive].sum() - there * (there + 1) / 2) / (there * absent))
+
+
+def _f1(said: NDArray[np.bool_], positive: NDArray[np.bool_]) -> float:
+    both = int((said & positive).sum())
+    total = int(said.sum() + positive.sum())
+    return 2 * both / total if total else 0.0
+
+
+def utility(seeds: Sequence[Predictions]) -> dict[str, Interval]:
+    """Return each measure's mean over seeds, with a bootstrap interval over patients."""
+    values = [measure(one) for one in seeds]
+    draws = list(_bootstrap([seeds]))
+    return {
+        name: _interval(
+            float(np.mean([v[name] for v in values])), [draw[0][name] for draw in draws]
+        )
+        for name in MEASURES
+    }
+
+
+def cost(with_it: Sequence[Predictions], without: Sequence[Predictions]) -> dict[str, Interval]:
+    """Return what a defense changes of each measure: the same patients are drawn for both."""
+    mean = [_mean(list(map(measure, side))) for side in (with_it, without)]
+    draws = list(_bootstrap([with_it, without]))
+    return {
+        name: _interval(mean[0][name] - mean[1][name], [a[name] - b[name] for a, b in draws])
+        for name in MEASURES
+    }
+
+
+def _bootstrap(
+    sides: Sequence[Sequence[Predictions]],
+) -> Iterable[list[Mapping[str, float]]]:
+    """Yield, for each draw of patients, each side's mean over seeds."""
+    rng = np.random.default_rng(0)
+    places = [[_by_patient(one) for one in side] for side in sides]
+    for _ in range(DRAWS):
+        picked = [rng.integers(len(own), size=len(own)) for own in places[0]]
+        yield [
+            _mean(
+                [
+                    measure(one, np.concatenate([own[p] for p in pick]))
+                    for one, own, pick in zip(side, there, picked, strict=True)
+                ]
+            )
+            for side, there in zip(sides, places, strict=True)
+        ]
+
+
+def _by_patient(predictions: Predictions) -> list[NDArray[np.intp]]:
+    patients = predictions.patients.numpy()
+    return [np.flatnonzero(patients == patient) for patient in np.unique(patients)]
+
+
+def _mean(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: float(np.mean([v[name] for v in values])) for name in MEASURES}
+
+
+def _interval(value: float, draws: Sequence[float]) -> Interval:
+    low, high = np.quantile(np.array(draws), [0.025, 0.975])
+    return Interval(value, float(low), float(high))

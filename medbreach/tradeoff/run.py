@@ -1,0 +1,266 @@
+"""Carrying a trade-off out: an audit, and a training of every stack, going on where it was."""
+
+import hashlib
+import io
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from medbreach.case import draw
+from medbreach.encoding import encode
+from medbreach.errors import (
+    ContractError,
+    ModelError,
+    NotApplicable,
+    RecordError,
+    Refused,
+)
+from medbreach.population import deal
+from medbreach.randomness import Seeds
+from medbreach.record import HEADER, RunRecord
+from medbreach.session import Session, header
+from medbreach.settings import plain
+from medbreach.storage import (
+    append_line,
+    arrays_to_bytes,
+    drop_partial_line,
+    read_arrays,
+    speaking_of,
+    write_whole,
+)
+from medbreach.text import file_name, in_a_line
+from medbreach.tradeoff.line import Line
+from medbreach.tradeoff.predictions import Predictions, measure
+from medbreach.tradeoff.training import FederatedTraining, State, Training
+
+SETTING: Final = "setting.json"
+LINES: Final = "trainings.jsonl"
+AUDIT: Final = "audit"
+CURVE: Final = 10  # looks at the accuracy on the way
+CHECKPOINT_SECONDS: Final = 30.0
+
+Tell = Callable[[str, int, int, int, float | None], None]
+"""Is told the stack, the seed, rounds done, rounds in all, and the accuracy if it was looked at."""
+
+
+@dataclass(frozen=True)
+class Tradeoff:
+    """A trade-off that is ready to be carried out.
+
+    Attributes:
+        session: The audit beside it: the same case, stacks and seeds.
+        training: How the federation trains.
+        folder: Where everything is kept.
+    """
+
+    session: Session
+    training: Training
+    folder: Path
+
+    def open(self, identity: Mapping[str, Any]) -> None:
+        """Make the folder, or go on with what it holds.
+
+        Args:
+            identity: What a run that goes on must share.
+
+        Raises:
+            RecordError: The folder holds something else.
+        """
+        wanted = json.loads(json.dumps(encode(plain(identity))))
+        file = self.folder / SETTING
+        with speaking_of(self.folder):
+            if not file.is_file():
+                if self.folder.exists() and (self.folder.is_file() or any(self.folder.iterdir())):
+                    raise RecordError(f"{self.folder} holds something else: choose another --out")
+                self.folder.mkdir(parents=True, exist_ok=True)
+                write_whole(file, json.dumps(wanted, indent=1).encode())
+        try:
+            there = json.loads(file.read_text())
+        except ValueError as error:
+            raise RecordError(f"{file} is damaged: choose another --out") from error
+        if there != wanted:
+            raise RecordError(
+                f"{self.folder} holds a trade-off of other settings: choose another --out"
+            )
+
+    def run_record(self) -> RunRecord:
+        """Return the audit's run record, made if it is not there yet.
+
+        Raises:
+            RecordError: It is damaged or cannot be written.
+        """
+        folder = self.folder / AUDIT
+        if (folder / HEADER).is_file():
+            return RunRecord.open(folder)
+        settings = json.loads((self.folder / SETTING).read_text())["settings"]
+        return RunRecord.create(folder, header(self.session, settings), overwrite=True)
+
+    def lines(self) -> dict[tuple[str, int], Line]:
+        """Return what the trainings that are done came to, by stack and seed.
+
+        Raises:
+            RecordError: The file is damaged.
+        """
+        file = self.folder / LINES
+        if not file.is_file():
+            return {}
+        drop_partial_line(file)
+        try:
+            found = [Line.of(json.loads(text)) for text in file.read_text().splitlines()]
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise RecordError(f"{file} is damaged: choose another --out") from error
+        return {(line.stack, line.seed): line for line in found}
+
+    def predictions(self) -> dict[tuple[str, int], Predictions]:
+        """Return what the trained networks say of test images, by stack and seed."""
+        found = {}
+        for key, line in self.lines().items():
+            if not line.problem:
+                arrays = read_arrays(self._file(*key), "probabilities", "labels", "patients")
+                found[key] = Predictions(
+                    *(torch.from_numpy(arrays[n]) for n in ("probabilities", "labels", "patients"))
+                )
+        return found
+
+    def train(self, tell: Tell) -> Iterator[Line]:
+        """Carry out every training that is missing; record each and yield it."""
+        done = self.lines()
+        for seed in self.session.plan.options.seed_numbers:
+            for stack in self.session.plan.stacks:
+                if (stack, seed) in done:
+                    continue
+                line = self._trained(stack, seed, tell)
+                with speaking_of(self.folder):
+                    append_line(self.folder / LINES, json.dumps(encode(asdict(line))))
+                self._checkpoint(stack, seed).unlink(missing_ok=True)
+                yield line
+
+    def _trained(self, stack: str, seed: int, tell: Tell) -> Line:
+        try:
+            federation = self._federation(stack, seed)
+            given = tuple(federation.guarantees())
+            state, curve = self._played(federation, stack, seed, tell)
+            self._test(federation, state, self._file(stack, seed))
+        except (ContractError, ModelError, NotApplicable, Refused) as error:
+            return Line(stack, seed, problem=in_a_line(error))
+        return Line(stack, seed, state.rounds, state.seconds, "", tuple(curve), given)
+
+    def _federation(self, stack: str, seed: int) -> FederatedTraining:
+        plan, seeds = self.session.plan, Seeds(seed)
+        options = plan.options
+        return FederatedTraining(
+            case=plan.case,
+            training=self.training,
+            defenses=plan.stacks[stack],
+            sample=draw(plan.case, self.session.collection, seeds, options.decoys, options.public),
+            collection=self.session.collection,
+            dealt=deal(self.session.collection, plan.case.federation, seeds),
+            seeds=seeds,
+            device=self.session.device,
+        )
+
+    def _played(
+        self, federation: FederatedTraining, stack: str, seed: int, tell: Tell
+    ) -> tuple[State, list[tuple[int, float]]]:
+        """Play every round; keep a checkpoint now and then."""
+        total = self.training.rounds
+        looks = {round(total * k / CURVE) for k in range(1, CURVE + 1)}
+        state, curve = federation.start(), list[tuple[int, float]]()
+        self._go_on(state, curve, stack, seed)
+        saved = time.monotonic()
+
+        def after(state: State) -> None:
+            nonlocal saved
+            accuracy = None
+            if state.rounds in looks:
+                accuracy = measure(federation.predictions(state))["accuracy"]
+                curve.append((state.rounds, accuracy))
+            tell(stack, seed, state.rounds, total, accuracy)
+            if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                saved = time.monotonic()
+                self._save(self._checkpoint(stack, seed), {**state.keep(), "curve": curve})
+
+        return federation.go_on(state, after), curve
+
+    def _go_on(self, state: State, curve: list[tuple[int, float]], stack: str, seed: int) -> None:
+        """Go on from a checkpoint if there is one that can be read; else from the start."""
+        file = self._checkpoint(stack, seed)
+        try:
+            kept = torch.load(file, map_location=self.session.device, weights_only=True)
+        except FileNotFoundError:
+            return
+        except Exception:  # noqa: BLE001 - cut off in the middle, or of another torch: begin anew
+            file.unlink()
+            return
+        curve += [(int(r), float(a)) for r, a in kept.pop("curve")]
+        state.go_on(kept)
+
+    def _save(self, file: Path, kept: Mapping[str, Any]) -> None:
+        stream = io.BytesIO()
+        torch.save(kept, stream)
+        with speaking_of(self.folder):
+            write_whole(file, stream.getvalue())
+
+    def _test(self, federation: FederatedTraining, state: State, file: Path) -> None:
+        said = federation.predictions(state)
+        arrays = arrays_to_bytes(
+            probabilities=said.probabilities.numpy(),
+            labels=said.labels.numpy(),
+            patients=said.patients.numpy(),
+        )
+        with speaking_of(self.folder):
+            file.parent.mkdir(exist_ok=True)
+            write_whole(file, arrays)
+
+    def _file(self, stack: str, seed: int) -> Path:
+        return self.folder / "predictions" / f"{_name(stack)}--seed{seed}.npz"
+
+    def _checkpoint(self, stack: str, seed: int) -> Path:
+        return self.folder / f".checkpoint-{_name(stack)}-{seed}.pt"
+
+
+def _name(stack: str) -> str:
+    """Return a stack's name fit for a file, unlike that of any other stack."""
+    return f"{file_name(stack)[:80]}-{hashlib.sha256(stack.encode()).hexdigest()[:6]}"
+
+
+def expand(
+    stacks: Mapping[str, Sequence[Mapping[str, Any]]], grid: Mapping[str, Sequence[Any]]
+) -> dict[str, list[dict[str, Any]]]:
+    """Return stacks with each one repeated for every value of a grid.
+
+    Args:
+        stacks: Settings of each stack's defenses, with their ``label``.
+        grid: Values by ``label.key``.
+    """
+    found = {name: [dict(member) for member in members] for name, members in stacks.items()}
+    for place, values in grid.items():
+        label, _, key = place.partition(".")
+        found = dict(
+            item
+            for name, members in found.items()
+            for item in _spread(name, members, label, key, values)
+        )
+    return found
+
+
+def _spread(
+    name: str, members: list[dict[str, Any]], label: str, key: str, values: Sequence[Any]
+) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Yield a stack once for each value, or as it is if it has no such defense."""
+    if not any(member["label"].split(" ")[0] == label for member in members):
+        yield name, members
+        return
+    for value in values:
+        changed = [
+            {**m, key: value, "label": f"{m['label']} {key}={value}"}
+            if m["label"].split(" ")[0] == label
+            else m
+            for m in members
+        ]
+        yield "+".join(str(m["label"]).replace("+", "") for m in changed), changed
