@@ -108,6 +108,16 @@ def test_hook_medbreach_commands():
     assert ran.out.endswith(" patients\n")
 
 
+def test_hook_medbreach_reproductions():
+    ran = run_program("reproduce", "example_result")
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out.endswith(" slices\n")
+    assert "example_result" in run_program("reproduce", "--help").out
+    wrong = run_program("reproduce", "example")
+    assert wrong.code == 2
+    assert "'example' is no published result: choose dkfz_2d, dkfz_3d, example_result" in wrong.err
+
+
 def test_hook_medbreach_finding(audited):
     record, log = audited
     told = [json.loads(line) for line in log.read_text().splitlines()]

@@ -9,7 +9,7 @@ import torch
 from medbreach.attacks.bin_table import first_alike
 from medbreach.attacks.closed_form import ClosedForm
 from medbreach.attacks.loki_readout import read_loki
-from medbreach.attacks.noisy_rows import read_noisy_rows, restored
+from medbreach.attacks.noisy_rows import known_noise, read_noisy_rows, restored
 from medbreach.errors import NotApplicable
 from medbreach.servers.imprint import single_record
 from medbreach.servers.loki import LokiSecret
@@ -62,7 +62,8 @@ class ImprintReadout(ClosedForm):
         """
         knows = self.adaptive and bool(exchange.defenses)
         if isinstance(exchange.secret, LokiSecret):
-            return restored(read_loki(exchange), exchange) if knows else read_loki(exchange)
+            noisy = knows and known_noise(exchange, exchange.rounds[0]) > 0
+            return restored(read_loki(exchange), exchange) if noisy else read_loki(exchange)
         if exchange.update.count is None and (self.breach_padding or self.breach_reduction):
             raise NotApplicable(
                 "breach_padding and breach_reduction need the number of records, which the client "

@@ -12,8 +12,10 @@ from medbreach.errors import NotApplicable
 from medbreach.servers.secrets import ImprintSecret
 from medbreach.types import Exchange, Reconstruction, Round
 
-AMOUNTS: Final = 48  # that each row is judged by, of either sign
+STEPS: Final = 64  # of the sizes that each row is judged by, over three decades
 SURE: Final = 6.0  # log-likelihood by which a row has to be more than noise
+BY_SIZE: Final = 0.05  # of the median: if less was sent, entries were not left out by size
+CONTRAST: Final = 0.5  # deviation of the logarithm of an image's contrast (ours)
 
 
 class Rows(NamedTuple):
@@ -22,14 +24,14 @@ class Rows(NamedTuple):
     Attributes:
         weight: Change of each row's weight: a record, normalised, times its amount.
         bias: Change of its bias: the amount.
-        sent: Which entries of the weight were sent.
         noise: Standard deviation of the noise on each entry.
+        doubt: The same for each entry of the weight, with the doubt about those not sent.
     """
 
     weight: Float[Tensor, "rows voxels"]
     bias: Float[Tensor, " rows"]
-    sent: Bool[Tensor, "rows voxels"]
     noise: float
+    doubt: Float[Tensor, "rows voxels"]
 
 
 def known_noise(exchange: Exchange, seen: Round) -> float:
@@ -72,11 +74,10 @@ def read_rows(rows: Rows, exchange: Exchange) -> Reconstruction:
         amounts, kept = _amounts(rows, prior)
     else:
         amounts, kept = rows.bias, rows.bias != 0
-    weight, amounts, sent = rows.weight[kept], amounts[kept], rows.sent[kept]
-    inputs = (weight / amounts[:, None]).reshape(-1, *spec.shape)
+    inputs = rows.weight[kept] / amounts[kept, None]
     if prior is not None:
-        blur = rows.noise / amounts.abs()
-        inputs = prior.restore(inputs, blur, sent.reshape(inputs.shape))
+        inputs = prior.restore(inputs, rows.doubt[kept] / amounts[kept, None].abs())
+    inputs = inputs.reshape(-1, *spec.shape)
     return Reconstruction(spec.denormalise(inputs))
 
 
@@ -91,12 +92,30 @@ def rows_of(exchange: Exchange, played: Round, secret: ImprintSecret) -> Rows:
         raise NotApplicable(f"the update holds no change of {secret.weight}")
     weight = change[secret.weight].detach().cpu().float().flatten(1)
     bias = change[secret.bias].detach().cpu().float()
-    sent, noise = weight != 0, known_noise(exchange, played)
+    noise = known_noise(exchange, played)
+    unsent = _doubt_of_unsent(weight, bias).square()
     if secret.structure != "cumulative":
-        return Rows(weight, bias, sent, noise)
-    silent = torch.cat([torch.ones(1, dtype=torch.bool), bias[:-1] == 0])
-    sent[1:] &= sent[:-1] | silent[1:, None]  # a row that nothing went through has nothing to send
-    return Rows(_differences(weight), _differences(bias), sent, noise * math.sqrt(2))
+        return Rows(weight, bias, noise, (noise**2 + unsent).sqrt())
+    before = torch.cat([torch.zeros_like(unsent[:1]), unsent[:-1]])
+    doubt = (2 * noise**2 + unsent + before).sqrt()
+    return Rows(_differences(weight), _differences(bias), noise * math.sqrt(2), doubt)
+
+
+def _doubt_of_unsent(
+    weight: Float[Tensor, "rows voxels"], bias: Float[Tensor, " rows"]
+) -> Float[Tensor, "rows voxels"]:
+    """Return how far entries may be from zero that were not sent: a deviation, 0 where sent.
+
+    If the smallest entries were left out they are below the least that was sent, else they may be
+    anything. A row whose bias was not moved either had nothing to send.
+    """
+    unsent = (weight == 0) & (bias != 0)[:, None]
+    if not bool(unsent.any()):
+        return torch.zeros_like(weight)
+    there = weight[weight != 0].abs()
+    least, usual = float(there.min()), float(there.median())
+    doubt = least / math.sqrt(3) if least > BY_SIZE * usual else math.inf
+    return torch.where(unsent, doubt, 0.0)
 
 
 def _differences(rows: Tensor) -> Tensor:
@@ -106,28 +125,32 @@ def _differences(rows: Tensor) -> Tensor:
 def _amounts(rows: Rows, prior: Prior) -> tuple[Float[Tensor, " rows"], Bool[Tensor, " rows"]]:
     """Return the likeliest amount of each row, and which rows are more than noise.
 
-    The weight has far more entries than the bias, and public images say how large they should be.
+    The weight has far more entries than the bias, and public images say how large they should be;
+    but contrast differs from image to image, so where the bias is clear of the noise it decides.
     """
-    share = rows.sent.float().mean(1).clamp_min(1e-6)
-    energy = (rows.weight.square().sum(1) / share).sqrt()
-    typical = (prior.variances.sum() + prior.floor * len(prior.mean)).sqrt()
-    most = 4 * float(torch.maximum(energy / typical, rows.bias.abs()).max())
-    ladder = torch.logspace(-3, 0, AMOUNTS, dtype=torch.float64) * most
-    steps = torch.cat([ladder, -ladder]).expand(len(rows.bias), -1)
-    coarse, _ = _likeliest(rows, prior, steps)
-    near = torch.linspace(-1, 1, AMOUNTS, dtype=torch.float64) * 3 / AMOUNTS
-    amounts, likely = _likeliest(rows, prior, coarse[:, None] * 10**near)
-    kept = likely - _likeliest(rows, prior, torch.zeros(len(coarse), 1).double())[1] > SURE
+    sizes, surplus = _sizes(rows, prior)
+    kept = surplus > SURE
     if not bool(kept.any()):
-        kept[int(likely.argmax())] = True
-    return amounts.float(), kept
+        kept[int(surplus.argmax())] = True
+    ladder = sizes[:, None] * torch.logspace(-1, 1, 8 * STEPS, dtype=torch.float64)
+    amounts = torch.cat([ladder, -ladder], dim=1)
+    by_contrast = ((amounts.abs() / sizes[:, None]).log() / CONTRAST).square()
+    by_bias = ((rows.bias.double()[:, None] - amounts) / rows.noise).square()
+    best = (by_contrast + by_bias).argmin(1)
+    return amounts.gather(1, best[:, None])[:, 0].float(), kept
 
 
-def _likeliest(
-    rows: Rows, prior: Prior, amounts: Float[Tensor, "rows amounts"]
-) -> tuple[Float[Tensor, " rows"], Float[Tensor, " rows"]]:
-    """Return the likeliest of some amounts for each row, and its log-likelihood."""
-    likely = prior.evidence(rows.weight, amounts, rows.noise)
-    likely = likely - ((rows.bias.double()[:, None] - amounts) / rows.noise).square() / 2
+def _sizes(rows: Rows, prior: Prior) -> tuple[Float[Tensor, " rows"], Float[Tensor, " rows"]]:
+    """Return the likeliest size of each row's amount by its weight alone.
+
+    Returns:
+        The sizes, and the log-likelihood by which each row is more than noise.
+    """
+    typical = float((prior.variances.sum() + prior.floor * len(prior.mean)).sqrt())
+    most = 4 * float(rows.weight.norm(dim=1).max()) / typical
+    ladder = torch.logspace(-3, 0, STEPS, dtype=torch.float64).expand(len(rows.bias), -1) * most
+    likely = prior.evidence(rows.weight, ladder, rows.noise)
     best = likely.max(1)
-    return amounts.gather(1, best.indices[:, None])[:, 0], best.values
+    coarse = ladder.gather(1, best.indices[:, None])
+    nothing = prior.evidence(rows.weight, torch.zeros_like(coarse), rows.noise)[:, 0]
+    return coarse[:, 0], best.values - nothing

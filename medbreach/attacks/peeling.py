@@ -78,10 +78,10 @@ class Peeling(Attack):
         del rng
         tables = [table_of(exchange, seen) for seen in exchange.rounds]
         claims = self._peeled(exchange, tables)
-        if not self.adaptive or not exchange.defenses:
-            return claims
         noise = known_noise(exchange, exchange.rounds[0])
-        if any(table.peeled for table in tables) or noise == 0:
+        if not self.adaptive or noise == 0:
+            return claims
+        if any(table.peeled for table in tables):
             return restored(claims, exchange)
         return read_rows(first_measurement(tables[0], noise), exchange)
 
@@ -131,7 +131,8 @@ def first_measurement(table: BinTable, noise: float) -> Rows:
     bins = range(table.groups[0], table.groups[1])
     content = torch.stack([table.content(b).cpu().float() for b in bins])
     totals = table.totals[list(bins)].cpu().float()
-    return Rows(content, totals, torch.ones_like(content, dtype=torch.bool), noise * 2**0.5)
+    noise *= 2**0.5  # a bin is a difference of two rows
+    return Rows(content, totals, noise, torch.full_like(content, noise))
 
 
 def typical_energy(public: Float[Tensor, "public channels *space"], spec: ImageSpec) -> float:

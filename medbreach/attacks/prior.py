@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Final
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 AXES: Final = 128  # leading principal axes, at most; a quarter of the public images, at most
+LEAST: Final = 0.05  # of the usual floor, that the smoothest image has
 FEWEST: Final = 8  # public images that a prior can be fitted to
 
 
@@ -45,7 +46,7 @@ class Prior:
         mean = flat.mean(0)
         first, second = flat[::2] - mean, flat[1::2] - mean
         variances, left = torch.linalg.eigh(first @ first.T)
-        count = min(AXES, len(first) // 2)
+        count = min(AXES, len(first) // 2, max(1, flat.shape[1] // 4))
         held = variances.flip(0)[:count] > 1e-10 * variances[-1].clamp_min(1e-30)
         axes = torch.nn.functional.normalize(left.flip(1)[:, :count][:, held].T @ first, dim=1)
         coefficients = second @ axes.T
@@ -63,34 +64,39 @@ class Prior:
     def restore(
         self,
         images: Float[Tensor, "n *shape"],
-        noise: Float[Tensor, " n"] | None = None,
-        seen: Bool[Tensor, "n *shape"] | None = None,
+        noise: Float[Tensor, "n *noisy"] | None = None,
     ) -> Float[Tensor, "n *shape"]:
         """Return the mean of the posterior of each image.
 
         Args:
             images: Noisy images.
-            noise: Standard deviation of each one's noise, in their unit; None to estimate it.
-            seen: Which of their pixels say anything; None for all.
+            noise: Standard deviation of the noise, in their unit: of each image, or of each pixel,
+                infinite where nothing was seen. None to estimate it.
         """
-        if noise is None:
-            noise = self.noise_of(images)
+        noise = self.noise_of(images) if noise is None else noise
         flat = images.flatten(1)
-        known = torch.ones_like(flat) if seen is None else seen.flatten(1).to(flat)
-        rows = [self._restored(y, float(s), k) for y, s, k in zip(flat, noise, known, strict=True)]
+        spread = noise.flatten(1) if noise.dim() > 1 else noise[:, None].expand_as(flat)
+        rows = [self._restored(y, s) for y, s in zip(flat, spread, strict=True)]
         return torch.stack(rows).reshape(images.shape) if rows else images
 
-    def _restored(self, image: Tensor, noise: float, known: Tensor) -> Tensor:
-        doubt = noise**2 + self.floor
-        centred = known * (image - self.mean)
-        there = self.axes * known
-        precision = (there @ there.T).double() / doubt + torch.diag(1 / self.variances.double())
-        wanted = (there @ centred).double() / doubt
-        coefficients = torch.linalg.solve(precision, wanted).to(image)
-        along = coefficients @ self.axes
-        beside = known * (centred - along) * (self.floor / doubt)
-        restored: Tensor = self.mean + along + beside
-        return restored
+    def _restored(self, image: Tensor, noise: Tensor) -> Tensor:
+        known = noise.isfinite()
+        centred = torch.where(known, image - self.mean, 0.0).double()
+        variance = torch.where(known, noise.double().square(), torch.inf)
+        beside = centred - self._along(centred, variance, self.floor)
+        trust = (variance + self.floor).reciprocal().square()
+        surplus = (trust * (beside.square() - variance.where(known, 0.0))).sum() / trust.sum()
+        floor = max(float(surplus), LEAST * self.floor)  # some images have more texture
+        along = self._along(centred, variance, floor)
+        restored: Tensor = along + (centred - along) * (floor / (variance + floor))
+        return self.mean + restored.to(image)
+
+    def _along(self, centred: Tensor, variance: Tensor, floor: float) -> Tensor:
+        """Return the posterior mean of the part along the axes, if the rest has this variance."""
+        axes, trust = self.axes.double(), (variance + floor).reciprocal()
+        precision = (axes * trust) @ axes.T + torch.diag(1 / self.variances.double())
+        coefficients: Tensor = torch.linalg.solve(precision, axes @ (trust * centred))
+        return coefficients @ axes
 
     def evidence(
         self, rows: Float[Tensor, "n voxels"], amounts: Float[Tensor, "n amounts"], noise: float

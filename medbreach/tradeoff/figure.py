@@ -107,7 +107,7 @@ def _draw_point(drawing: Drawing, axes: Axes, number: int, point: Point, *, on_f
     drawing.line(axes.x(rate.low), y, axes.x(rate.high), y, "error")
     drawing.line(x, axes.y(accuracy.low), x, axes.y(accuracy.high), "error")
     tip = f"{point.stack}: accuracy {accuracy.value:.1%}, {rate.count} of {rate.total} identified"
-    drawing.dot(x, y, 6, "point best" if on_front else "point", tip)
+    drawing.dot(x, y, 6.0, "point best" if on_front else "point", tip)
     drawing.text(x + 9, y - 7, str(number), "mark")
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -82,7 +82,7 @@ def measure(predictions: Predictions, chosen: NDArray[np.intp] | None = None) ->
     }
 
 
-def auc(scores: NDArray[np.float32], positive: NDArray[np.bool_]) -> float:
+def auc(scores: NDArray[np.floating[Any]], positive: NDArray[np.bool_]) -> float:
     """Return the area under the ROC curve; a half where one class is absent.
 
     >>> auc(np.array([0.1, 0.4, 0.35, 0.8]), np.array([False, False, True, True]))

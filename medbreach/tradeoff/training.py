@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from medbreach.case import Case, Sample
 from medbreach.collection import Collection
-from medbreach.components import ClientTask, Defense, LocalTraining, Workload
+from medbreach.components import ClientTask, Defense, LocalTraining, Workload, is_finite
 from medbreach.errors import ContractError
 from medbreach.measure import synchronise
 from medbreach.population import Deal
@@ -240,6 +240,8 @@ class FederatedTraining:
     def _apply(self, state: State, update: Update) -> None:
         if update.kind is not Change.DIFFERENCE:
             raise ContractError("a defense returned a gradient where clients send changed weights")
+        if not all(map(is_finite, update.change.values())):
+            raise ContractError("the training diverged: lower training.learning_rate")
         parameters = dict(state.model.named_parameters())
         with torch.no_grad():
             for name, change in update.change.items():

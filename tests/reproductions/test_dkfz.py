@@ -326,7 +326,7 @@ def test_quick_and_then_a_folder_need_no_out(monkeypatch, tmp_path):
 
 
 def test_help_names_the_publication():
-    assert "10.1007/978-3-031-79103-1_24" in run_program("reproduce", "--help").out
+    assert "10.1007/978-3-031-79103-1_24" in run_program("reproduce", "dkfz_2d", "--help").out
 
 
 def test_images_that_are_not_there(tmp_path):

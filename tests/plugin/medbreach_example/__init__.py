@@ -68,6 +68,14 @@ def medbreach_commands(cli: "click.Group") -> None:
 
 
 @hookimpl
+def medbreach_reproductions() -> "list[click.Command]":
+    """Return a result."""
+    from medbreach_example.command import result_command
+
+    return [result_command]
+
+
+@hookimpl
 def medbreach_finding(finding: Finding) -> None:
     """Append the finding to the file that ``MEDBREACH_EXAMPLE_LOG`` names, if it does."""
     file = os.environ.get("MEDBREACH_EXAMPLE_LOG")

@@ -1,4 +1,4 @@
-"""A command of the plugin's own."""
+"""Commands of the plugin's own."""
 
 import click
 
@@ -12,3 +12,12 @@ def patients_command(name: str) -> None:
     dataset = plugins.pick(plugins.datasets(), name, "data set")
     patients = {entry.patient for entry in dataset().open().entries}
     click.echo(f"{name}: {len(patients)} patients")
+
+
+@click.command("example_result")
+def result_command() -> None:
+    """Say how many scans the head MR has."""
+    from medbreach import plugins
+
+    dataset = plugins.pick(plugins.datasets(), "brain_mr", "data set")
+    click.echo(f"{len(dataset().open().entries)} slices")
