@@ -16,6 +16,7 @@ from medbreach.plan import Options
 from medbreach.protocol import User
 from medbreach.reference import body, facts, first_line
 from medbreach.settings import describe
+from medbreach.tradeoff.training import Training
 from medbreach.types import Finding
 
 KINDS = {
@@ -96,6 +97,7 @@ def _cases() -> str:
         "",
     ]
     lines += ["## Audit", "", first_line(Options), "", _settings(Options, "audit.")]
+    lines += ["## Training", "", first_line(Training), "", _settings(Training, "training.")]
     return "\n".join(lines)
 
 

@@ -221,6 +221,9 @@ class Negative(Named):
     def simulate_step(self, gradient, seen):
         return self.step(gradient)
 
+    def simulate_update(self, change, seen):
+        return {name: g * (seen.change[name] != 0) for name, g in change.items()}
+
 
 def plan_of(**stacks):
     imprint = attacks()["optimization"]

@@ -27,14 +27,14 @@ class Adaptive(NamedTuple):
     models: Sequence[nn.Module]
 
     def step(
-        self, objective: Any, model: nn.Module, candidate: Tensor, labels: Tensor
+        self, objective: Any, model: Any, candidate: Tensor, labels: Tensor
     ) -> tuple[list[Tensor], Tensor]:
         """Return what clients would have sent, and the task loss if the objective wants it."""
         exchange = self.known.exchange
         (round_number,) = (k for k, own in enumerate(self.models) if own is model)
         rng = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
         change = self.known.change(
-            model,
+            model.model,  # breaching's attackers have the network in a container
             exchange.spec.denormalise(candidate),
             labels,
             rng,

@@ -86,7 +86,7 @@ def curves_figure(lines: Sequence[Line]) -> Figure | None:
     most = max(r for line in shown for r, _ in line.curve)
     axes = Axes(drawing, (0.0, float(most)), _span([Interval(v, v, v) for v in values]), "")
     for number, line in enumerate(shown, start=1):
-        places = [(axes.x(r), axes.y(a)) for r, a in line.curve]
+        places = [(axes.x(float(r)), axes.y(a)) for r, a in line.curve]
         for (x1, y1), (x2, y2) in itertools.pairwise(places):
             drawing.line(x1, y1, x2, y2, f"curve c{number % 6}")
         x, y = places[-1]

@@ -145,7 +145,7 @@ class Tradeoff:
             federation = self._federation(stack, seed)
             given = tuple(federation.guarantees())
             state, curve = self._played(federation, stack, seed, tell)
-            self._test(federation, state, self._file(stack, seed))
+            self._finish(federation, state, stack, seed)
         except (ContractError, ModelError, NotApplicable, Refused) as error:
             return Line(stack, seed, problem=in_a_line(error))
         return Line(stack, seed, state.rounds, state.seconds, "", tuple(curve), given)
@@ -206,16 +206,25 @@ class Tradeoff:
         with speaking_of(self.folder):
             write_whole(file, stream.getvalue())
 
-    def _test(self, federation: FederatedTraining, state: State, file: Path) -> None:
+    def _finish(self, federation: FederatedTraining, state: State, stack: str, seed: int) -> None:
+        """Keep what the trained network says of test images, and its weights."""
         said = federation.predictions(state)
         arrays = arrays_to_bytes(
             probabilities=said.probabilities.numpy(),
             labels=said.labels.numpy(),
             patients=said.patients.numpy(),
         )
+        weights = {name: tensor.cpu() for name, tensor in state.model.state_dict().items()}
         with speaking_of(self.folder):
-            file.parent.mkdir(exist_ok=True)
-            write_whole(file, arrays)
+            self._file(stack, seed).parent.mkdir(exist_ok=True)
+            self.weights(stack, seed).parent.mkdir(exist_ok=True)
+        self._save(self.weights(stack, seed), weights)
+        with speaking_of(self.folder):
+            write_whole(self._file(stack, seed), arrays)
+
+    def weights(self, stack: str, seed: int) -> Path:
+        """Return the file of a trained network's weights."""
+        return self.folder / "weights" / f"{_name(stack)}--seed{seed}.pt"
 
     def _file(self, stack: str, seed: int) -> Path:
         return self.folder / "predictions" / f"{_name(stack)}--seed{seed}.npz"
