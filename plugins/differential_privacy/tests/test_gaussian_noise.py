@@ -11,7 +11,7 @@ from medbreach.session import prepare
 from medbreach.settings import build
 from medbreach.testing import check, tiny_exchange
 from medbreach.types import Role, Verdict
-from medbreach_gaussian_noise import GaussianNoise
+from medbreach_differential_privacy import GaussianNoise
 
 CPU = torch.device("cpu")
 
