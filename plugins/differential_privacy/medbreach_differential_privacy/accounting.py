@@ -15,6 +15,9 @@ from scipy.special import erfcx, ndtr
 LEAST = -37.0
 """Where the normal distribution has no mass left that a double can hold."""
 
+GRID = 1e7
+"""Points of the grid beyond which Opacus' PRV accountant is not asked (ours: half a gigabyte)."""
+
 
 def gaussian_epsilon(mu: float, delta: float) -> float:
     """Return the least epsilon of a Gaussian mechanism at a delta (Balle & Wang 2018, theorem 8).
@@ -57,8 +60,8 @@ def sampled_epsilon(
 ) -> tuple[float, str]:
     """Return Opacus' epsilon of DP-SGD, and which accountant gave it.
 
-    Opacus' PRV accountant overflows where epsilon is in the hundreds; then its RDP accountant
-    gives a greater bound.
+    Opacus' PRV accountant overflows, or needs a grid too large for memory, where epsilon is in the
+    hundreds; then its RDP accountant gives a greater bound.
 
     Args:
         noise_multiplier: Deviation of the noise on the sum, in clipping norms; above 0.
@@ -72,15 +75,17 @@ def sampled_epsilon(
     history = [(noise_multiplier, sample_rate, steps)]
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")  # orders at the end of the list: still a bound
-        if accountant == "prv":
+        rdp = RDPAccountant()
+        rdp.history = history
+        bound = float(rdp.get_epsilon(delta))
+        points = 200 * bound * math.sqrt(steps * math.log(12_000 / delta) / 2)
+        if accountant == "prv" and points < GRID:
             prv = PRVAccountant()
             prv.history = history
             epsilon = float(prv.get_epsilon(delta))
             if math.isfinite(epsilon):
                 return epsilon, "Opacus' PRV accountant"
-        rdp = RDPAccountant()
-        rdp.history = history
-        return float(rdp.get_epsilon(delta)), "Opacus' RDP accountant"
+    return bound, "Opacus' RDP accountant"
 
 
 def check_accounting(delta: float, rounds: int) -> None:

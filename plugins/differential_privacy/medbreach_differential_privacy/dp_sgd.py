@@ -38,6 +38,12 @@ MIXERS = {
 }
 """Defenses under which clipping each example does not bound what one record does, and why."""
 
+UNSAMPLED = (
+    "without amplification by subsampling; a record that is removed leaves its place in the "
+    "batches empty"
+)
+"""What a guarantee for batches in a fixed order counts on."""
+
 
 @dataclass(frozen=True)
 class DPSGD(Defense):
@@ -75,9 +81,10 @@ class DPSGD(Defense):
             round alone gives away.
         sample_rate: Probability with which a step takes a record; null: amplification by
             subsampling is not claimed. Only for clients that really draw records so.
-        accountant: ``prv``: tight (Gopi et al. 2021), exact without subsampling; ``rdp``: Rényi
-            (Mironov 2017), a greater epsilon.
-        batch_norm: ``refuse`` networks with BatchNorm, or ``convert`` it to GroupNorm.
+        accountant: ``prv``: tight (Gopi et al. 2021), exact without subsampling, and ``rdp`` where
+            epsilon is too large for it; ``rdp``: Rényi (Mironov 2017), a greater epsilon.
+        batch_norm: ``refuse`` networks with BatchNorm, or ``convert`` it to GroupNorm (and
+            whatever else Opacus' validator replaces by layers of its own, such as LSTM).
     """
 
     name: ClassVar[str] = "dp_sgd"
@@ -180,9 +187,8 @@ class DPSGD(Defense):
             how=(
                 f"DP-SGD: each record's gradient clipped to L2 norm {self.max_grad_norm:g}, "
                 f"Gaussian noise of {self.noise_multiplier:g} times that on each sum, "
-                f"{work.steps} steps in each of {rounds} rounds, {accounting}. A record that is "
-                "removed leaves its place in the batches empty; labels and counts that are sent "
-                "beside the update are not covered."
+                f"{work.steps} steps in each of {rounds} rounds, {accounting}. Labels and counts "
+                "that are sent beside the update are not covered."
             ),
         )
 
@@ -202,13 +208,13 @@ class DPSGD(Defense):
             return 0.0, "no steps"
         if self.sample_rate is None and self.accountant == "prv":
             mu = math.sqrt(steps) / self.noise_multiplier
-            return gaussian_epsilon(mu, self.delta), "exact, without amplification by subsampling"
+            return gaussian_epsilon(mu, self.delta), f"exact, {UNSAMPLED}"
         rate = self.sample_rate or 1.0
         epsilon, accountant = sampled_epsilon(
             self.noise_multiplier, rate, steps, self.delta, self.accountant
         )
         if self.sample_rate is None:
-            return epsilon, f"{accountant}, without amplification by subsampling"
+            return epsilon, f"{accountant}, {UNSAMPLED}"
         return epsilon, f"{accountant}, if clients Poisson-sample records at rate {rate:g}"
 
     def _sum_of_clipped(self, gradient: StepGradient, task: ClientTask, batch: Batch) -> Gradient:

@@ -68,7 +68,8 @@ class NVFlareSVT(Defense):
         "A gradient is taken as one step's change of weights with learning rate 1; only weights "
         "that are trained are filtered. Entries are drawn in one piece, which has the distribution "
         "of NVFlare's draw in pieces. It gives up where NVFlare would ask forever. NVFlare keeps "
-        "its account while it runs; here it is computed from the settings."
+        "its account while it runs; here it is computed from the settings. Attackers take the "
+        "mean of an aggregate of clients for one client's update."
     )
 
     fraction: float = 0.1

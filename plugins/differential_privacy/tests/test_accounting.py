@@ -97,6 +97,12 @@ def test_where_opacus_prv_overflows_its_renyi_bound_is_taken():
     assert accountant == "Opacus' RDP accountant"
 
 
+def test_where_opacus_prv_would_need_gigabytes_its_renyi_bound_is_taken():
+    epsilon, accountant = sampled_epsilon(0.1, 0.1, 100_000, 1e-5, "prv")
+    assert epsilon > 1e5
+    assert accountant == "Opacus' RDP accountant"
+
+
 def test_no_noise_has_no_bound():
     given = DPSGD(noise_multiplier=0.0).guarantee(ROUND)
     assert given.epsilon == math.inf

@@ -161,6 +161,22 @@ def test_svts_noise_is_twenty_times_what_it_hides():
     assert sent["step"] == 0.5, "numbers without an axis are sent as they are, as in NVFlare"
 
 
+@pytest.mark.parametrize("user", [User(num_data_points=2, provide_labels=True), STEPS], ids=str)
+def test_an_attacker_with_the_true_images_is_as_far_off_as_svts_noise(user):
+    made = NVFlareSVT(gamma=0.01, epsilon_release=1e4)
+    exchange = tiny_exchange(user=user, defenses=[made])
+    truth = tiny_sample(user=user).batches[0]
+    known = KnownDefenses(exchange).change(
+        exchange.model, truth.images, truth.labels, Seeds(0).stream("attack")
+    )
+    found = torch.cat([tensor.flatten() for tensor in known.values()])
+    sent = entries(exchange)
+    assert torch.equal(found == 0, (sent == 0) | (found == 0)), "what was not sent is left out"
+    noise = (found - sent)[sent != 0]
+    assert noise.std().item() == pytest.approx(made.noise(exchange.update), rel=0.2)
+    assert noise.std() > 1e-4
+
+
 def test_svt_gives_up_where_nvflare_would_ask_forever():
     made = NVFlareSVT(tau=1.0, epsilon=1e9)
     with pytest.raises(NotApplicable, match="too few entries above its threshold"):

