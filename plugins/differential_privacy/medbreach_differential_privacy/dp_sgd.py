@@ -187,8 +187,8 @@ class DPSGD(Defense):
             how=(
                 f"DP-SGD: each record's gradient clipped to L2 norm {self.max_grad_norm:g}, "
                 f"Gaussian noise of {self.noise_multiplier:g} times that on each sum, "
-                f"{work.steps} steps in each of {rounds} rounds, {accounting}. Labels and counts "
-                "that are sent beside the update are not covered."
+                f"{work.steps * rounds} sums in all, {accounting}. Labels and counts that are sent "
+                "beside the update are not covered."
             ),
         )
 
@@ -197,9 +197,15 @@ class DPSGD(Defense):
         if sum(isinstance(defense, DPSGD) for defense in stack) > 1:
             return "dp_sgd stands in it twice, and each would clip and account for itself"
         mixer = next((d.name for d in stack if d.name in MIXERS), None)
-        if mixer is None:
-            return ""
-        return f"{mixer} {MIXERS[mixer]}: clipping each gradient then does not bound one record"
+        if mixer is not None:
+            return f"{mixer} {MIXERS[mixer]}: clipping each gradient then does not bound one record"
+        outside = stack[stack.index(self) + 1 :]
+        again = next((d.name for d in outside if type(d).step is not Defense.step), None)
+        if again is not None:
+            return (
+                f"{again} around dp_sgd is given the records again, after the noise: put it first"
+            )
+        return ""
 
     def _spent(self, steps: int) -> tuple[float, str]:
         if self.noise_multiplier == 0:

@@ -95,8 +95,8 @@ class FlowerLocalDP(Defense):
                 f"{self.sensitivity:g}. The update's real one is the clipping norm "
                 f"{self.clipping_norm:g}: noise of deviation {self.std:.4g} gives an effective "
                 f"epsilon of {once:.4g} a round by the analytic Gaussian mechanism, and "
-                f"{whole:.4g} over {rounds} rounds ({other:.4g} if the client's data may be "
-                "replaced by any other, which doubles the sensitivity)."
+                f"{whole:.4g} for all rounds ({other:.4g} if the client's data may be replaced by "
+                "any other, which doubles the sensitivity)."
             ),
         )
 

@@ -230,6 +230,17 @@ class Mixup(Defense):
     source: ClassVar[str] = "none"
 
 
+@dataclass(frozen=True)
+class LooksAgain(Defense):
+    """Stand in for a defense that reads a step's records, as one that masks a layer does."""
+
+    name: ClassVar[str] = "looks_again"
+    source: ClassVar[str] = "none"
+
+    def step(self, gradient):
+        return gradient
+
+
 def test_what_contradicts_it():
     made = DPSGD()
     assert made.conflict([made]) == ""
@@ -237,6 +248,8 @@ def test_what_contradicts_it():
     assert "stands in it twice" in made.conflict([made, DPSGD(0.5)])
     for stack in ([Mixup(), made], [made, Mixup()]):
         assert made.conflict(stack).startswith("mixup mixes records with each other")
+    assert made.conflict([LooksAgain(), made]) == "", "then it sees one record at a time"
+    assert "looks_again around dp_sgd is given the records" in made.conflict([made, LooksAgain()])
 
 
 @pytest.mark.parametrize(
