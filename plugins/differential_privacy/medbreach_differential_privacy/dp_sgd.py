@@ -90,9 +90,9 @@ class DPSGD(Defense):
     name: ClassVar[str] = "dp_sgd"
     source: ClassVar[str] = "Abadi et al. 2016, arXiv:1607.00133; Opacus, arXiv:2109.12298"
     differs: ClassVar[str] = (
-        "Records are computed one after the other, not vectorised; noise comes from a seeded "
-        "generator in single precision (Opacus has a secure mode); the sum is divided by a step's "
-        "number of records, where Opacus divides by the expected one; without subsampling epsilon "
+        "Records and their losses are computed one after the other, not vectorised; noise comes "
+        "from a seeded generator in single precision (Opacus has a secure mode); the sum is divided "
+        "by a step's number of records, where Opacus divides by the expected one; without subsampling epsilon "
         "is exact, which Opacus' PRV accountant exceeds by 0.01; BatchNorm without weights, and "
         "any other buffer that takes up what the records are, is refused too."
     )
@@ -106,9 +106,9 @@ class DPSGD(Defense):
     batch_norm: Literal["refuse", "convert"] = "refuse"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.noise_multiplier < math.inf:
+        if self.noise_multiplier < 0:
             raise ValueError(f"noise_multiplier must not be negative, got {self.noise_multiplier}")
-        if not 0 < self.max_grad_norm < math.inf:
+        if self.max_grad_norm <= 0:
             raise ValueError(f"max_grad_norm must be positive, got {self.max_grad_norm}")
         if self.sample_rate is not None and not 0 < self.sample_rate <= 1:
             raise ValueError(

@@ -35,7 +35,7 @@ class FlowerLocalDP(Defense):
     differs: ClassVar[str] = (
         "Only weights that are trained are clipped and noisy; Flower does so with all arrays, "
         "BatchNorm's statistics among them. A gradient is treated as an update. Flower has no "
-        "defaults (these are ours), no rounds, and fails on an update of zeros or on epsilon 0."
+        "defaults (these are ours), no rounds, and breaks on an update of zeros or on epsilon 0."
     )
 
     clipping_norm: float = 1.0

@@ -15,7 +15,12 @@ from medbreach.session import prepare
 from medbreach.settings import build
 from medbreach.testing import check, tiny_exchange, tiny_sample
 from medbreach.types import Role, Verdict
-from medbreach_differential_privacy import GaussianNoise, LaplaceNoise, UpdateClipping
+from medbreach_differential_privacy import (
+    GaussianNoise,
+    LaplaceNoise,
+    UpdateClipping,
+    vectors,
+)
 
 CPU = torch.device("cpu")
 TWO_CLIENTS = User(user_type="multiuser_aggregate", aggregation="secure", num_data_points=2)
@@ -167,6 +172,15 @@ def test_an_attacker_with_the_true_images_finds_what_was_sent(made):
         assert known[name].allclose(sent, rtol=1e-4, atol=1e-8), name
 
 
+@pytest.mark.parametrize("order", [1.0, 2.0])
+def test_an_attacker_can_search_from_a_change_of_zeros(order):
+    change = {"a": torch.zeros(3, requires_grad=True), "b": torch.ones(2, requires_grad=True)}
+    clipped = vectors.clipped({**change, "b": 0 * change["b"]}, 0.5, order)
+    total = torch.cat(list(clipped.values())).sum()
+    for gradient in torch.autograd.grad(total, list(change.values())):
+        assert gradient.isfinite().all()
+
+
 @pytest.mark.parametrize(
     ("made", "distribution", "scale"),
     [(GaussianNoise(std=0.1), "gaussian", 0.1), (LaplaceNoise(scale=0.1), "laplacian", 0.1)],
@@ -193,6 +207,7 @@ def test_breachings_noise_on_a_gradient_is_the_same(bare, made, distribution, sc
         (GaussianNoise, {"delta": 2.0}, "delta must lie above 0 and below 1"),
         (LaplaceNoise, {"scale": -0.1}, "scale must not be negative, got -0.1"),
         (LaplaceNoise, {"clip_norm": -1.0}, "clip_norm must be positive"),
+        (GaussianNoise, {"std": float("nan")}, "defense.std must be finite, got nan"),
         (LaplaceNoise, {"relative_to": "clip_norm"}, "relative_to=clip_norm needs a clip_norm"),
         (LaplaceNoise, {"rounds": 0}, "rounds must be at least 1"),
         (UpdateClipping, {"clip_norm": 0.0}, "clip_norm must be positive, got 0.0"),
