@@ -91,10 +91,10 @@ class DPSGD(Defense):
     source: ClassVar[str] = "Abadi et al. 2016, arXiv:1607.00133; Opacus, arXiv:2109.12298"
     differs: ClassVar[str] = (
         "Records and their losses are computed one after the other, not vectorised; noise comes "
-        "from a seeded generator in single precision (Opacus has a secure mode); the sum is divided "
-        "by a step's number of records, where Opacus divides by the expected one; without subsampling epsilon "
-        "is exact, which Opacus' PRV accountant exceeds by 0.01; BatchNorm without weights, and "
-        "any other buffer that takes up what the records are, is refused too."
+        "from a seeded generator in single precision (Opacus has a secure mode); the sum is "
+        "divided by a step's number of records, where Opacus divides by the expected one; without "
+        "subsampling epsilon is exact, which Opacus' PRV accountant exceeds by 0.01; BatchNorm "
+        "without weights, and any other buffer that takes up what the records are, is refused too."
     )
 
     noise_multiplier: float = 1.0
