@@ -4,9 +4,11 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from medbreach import Change, ClientTask, Defense, Gradient, LocalTraining, Update
-from medbreach_differential_privacy.vectors import straight_clamp, what_was_sent
+from medbreach_differential_privacy.vectors import what_was_sent
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,7 @@ class NVFlarePercentile(Defense):
     again. It is no differential privacy: there is no randomness in it.
 
     An attacker who knows of it reads off the update which entries are zero, and leaves them out of
-    the comparison; it cuts off what candidates give.
+    the comparison; where the update is at ``gamma``, it cuts candidates off at it, too.
 
     Attributes:
         percentile: Percentage of the entries that become zero, from 0 to 100.
@@ -55,12 +57,18 @@ class NVFlarePercentile(Defense):
         return trained
 
     def simulate_update(self, change: Gradient, seen: Update) -> Gradient:
-        """Return a candidate's change where the client sent one, cut off as it was."""
+        """Return a candidate's change where the client sent one, cut off where the client's was.
+
+        Entries that were sent as they are need no cutting off, and keep their gradient.
+        """
         bound = self.gamma * steps_of(seen)
         if seen.kind is Change.DIFFERENCE and seen.recipe is None:  # then as far as was sent
             bound = max(float(g.abs().max()) for g in seen.change.values())
         sent = what_was_sent(change, seen)
-        return {n: g if g.ndim == 0 else straight_clamp(g, bound) for n, g in sent.items()}
+        return {
+            name: g if g.ndim == 0 else _cut_off(g, seen.change[name].to(g), bound)
+            for name, g in sent.items()
+        }
 
     def _filtered(self, change: Gradient, steps: int) -> Gradient:
         sizes = [np.abs(g.cpu().numpy()).ravel() / steps for g in change.values()]
@@ -71,6 +79,13 @@ class NVFlarePercentile(Defense):
             kept = g.where(g.abs() >= cutoff, 0.0).clamp(-self.gamma, self.gamma)
             filtered[name] = whole if whole.ndim == 0 else kept * steps
         return filtered
+
+
+def _cut_off(tensor: Tensor, seen: Tensor, bound: float) -> Tensor:
+    """Return entries cut off at a bound on the side where those seen are."""
+    at = (1 - 1e-5) * bound  # single precision
+    low = torch.where(seen <= -at, tensor.clamp_min(-bound), tensor)
+    return torch.where(seen >= at, tensor.clamp_max(bound), low)
 
 
 def steps_of(update: Update) -> int:
