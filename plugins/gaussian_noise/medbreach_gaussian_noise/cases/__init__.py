@@ -1,1 +1,0 @@
-"""The defense's settings by name."""
