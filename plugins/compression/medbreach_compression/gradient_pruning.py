@@ -6,16 +6,18 @@ from typing import ClassVar
 from torch import Tensor
 
 from medbreach import ClientTask, Defense, Gradient, LocalTraining, Update
-from medbreach_compression.masks import largest, seen_as_sent
+from medbreach_compression.masks import compared, largest
 
 
 @dataclass(frozen=True)
 class GradientPruning(Defense):
     """Set the smallest entries of each tensor of the update to zero.
 
-    An attacker who knows the defense reads off the zeros of the update what was not sent, and
-    leaves those entries out of the comparison. What was sent is exact, so a candidate that equals
-    the records fits without a remainder. That an entry was not sent, and is small, is not used.
+    An attacker who knows the defense reads off the zeros of the update what was not sent. It leaves
+    those entries out of the comparison, unless its candidate would have sent them: that they were
+    too small to be sent is a part of what it knows. What was sent is exact, so a candidate that
+    equals the records fits without a remainder. A comparison of all entries, as if the zeros were
+    the gradient, may still be the stronger attack where few entries are sent: run both.
 
     Attributes:
         share: Share of the entries of each tensor that is set to zero, from 0 to below 1; the
@@ -50,13 +52,13 @@ class GradientPruning(Defense):
         return trained
 
     def simulate_update(self, change: Gradient, seen: Update) -> Gradient:
-        """Return the entries of a candidate's change that were sent, and zeros for the others.
+        """Return the entries of a candidate's change that it or the client sent, else zeros.
 
         Of several clients' mean an entry counts as sent if any of them sent it.
         """
         return {
             name: tensor.where(
-                seen_as_sent(seen.change[name], seen.clients * self._sent(tensor)), 0.0
+                compared(tensor, seen.change[name], self._sent(tensor), seen.clients), 0.0
             )
             for name, tensor in change.items()
         }

@@ -23,3 +23,18 @@ def seen_as_sent(seen: Tensor, most: int) -> Tensor:
     """
     mask = seen != 0
     return mask if int(mask.sum()) <= most else largest(seen, most)
+
+
+def compared(candidate: Tensor, seen: Tensor, count: int, clients: int) -> Tensor:
+    """Return a mask of the entries in which an attacker compares a candidate with what it saw.
+
+    They are those that were sent, and those that the candidate would have sent: that such an entry
+    was not sent speaks against the candidate. The records themselves would have sent the same.
+
+    Args:
+        candidate: A candidate's entries.
+        seen: What the server saw of them.
+        count: Number of entries that a client sends.
+        clients: Number of clients in the mean that was seen; their masks may differ.
+    """
+    return seen_as_sent(seen, clients * count) | largest(candidate.detach(), clients * count)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from medbreach import ClientTask, Defense, Gradient, LocalTraining, Update
-from medbreach_compression.masks import largest, seen_as_sent
+from medbreach_compression.masks import compared, largest
 
 LEFT: Final = "top_k/left"  # in the client's memory: what it has not sent yet
 
@@ -22,7 +22,9 @@ class TopK(Defense):
     nothing stays at the client for good, so what a round hides a later one may tell.
 
     An attacker who knows the defense reads off the zeros what was not sent, and leaves it out of
-    the comparison. It does not know what is left of earlier rounds and takes it for the records'.
+    the comparison, unless its candidate would have sent it. It does not know what is left of
+    earlier rounds and takes it for the records'. A comparison of all entries, as if the zeros were
+    the gradient, may still be the stronger attack where few entries are sent: run both.
 
     Attributes:
         keep: Share of the update's entries that is sent, above 0 and at most 1; at least one entry
@@ -64,13 +66,13 @@ class TopK(Defense):
         return trained
 
     def simulate_update(self, change: Gradient, seen: Update) -> Gradient:
-        """Return the entries of a candidate's change that were sent, and zeros for the others.
+        """Return the entries of a candidate's change that it or the client sent, else zeros.
 
         Of several clients' mean an entry counts as sent if any of them sent it.
         """
-        values = _flat(seen.change)
-        mask = seen_as_sent(values, seen.clients * self._sent(values.numel()))
-        masks = _shaped(mask, seen.change)
+        values = _flat(change)
+        mask = compared(values, _flat(seen.change), self._sent(values.numel()), seen.clients)
+        masks = _shaped(mask, change)
         return {name: tensor.where(masks[name], 0.0) for name, tensor in change.items()}
 
     def conflict(self, stack: Sequence[Defense]) -> str:

@@ -21,9 +21,10 @@ class SecureAggregation(Defense):
     handed out the shares of their secrets, the others' shares let the server take their masks out
     again. The sum of the integers is exact; it is divided by the number of clients that are left.
 
-    It hides who sent what, not what was sent: attacks on the sum go on as before. Buffers, labels
-    and the number of records are pooled as they are, of the clients that are left. The audit goes
-    on counting the records of those that dropped out, which nothing can give away.
+    It does not hide what is in the sum: attacks on that go on as before, and a server that sends
+    each client another network can keep their updates apart in it. Buffers, labels and the number
+    of records are pooled as they are, of the clients that are left. The audit goes on counting the
+    records of those that dropped out, which nothing can give away.
 
     An attacker who knows the defense knows the size of the rounding errors, and nothing more.
 
