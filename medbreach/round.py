@@ -222,7 +222,7 @@ def mean_update(updates: Sequence[Update]) -> Update:
         labels=torch.cat(labels).sort().values if labels else None,
         count=sum(counts) if len(counts) == len(updates) else None,
         recipe=recipe,
-        clients=len(updates),
+        clients=sum(u.clients for u in updates),
         hints=_mean([{name: u.hints[name] for name in _hinted(updates)} for u in updates]),
     )
 

@@ -146,6 +146,7 @@ def test_the_mean_of_equal_updates_is_that_update(sampled):
     mean = mean_update([update] * 3)
     assert_same(mean.change, update.change, rtol=0, atol=0)
     assert (mean.buffers, mean.labels, mean.count, mean.clients) == (None, None, 9, 3)
+    assert mean_update([mean]).clients == 3, "of clients, not of updates"
 
 
 @pytest.mark.parametrize("told", [True, False])

@@ -40,9 +40,9 @@ def check_defense(
 ) -> None:
     """Check that a defense keeps the contract.
 
-    It is put around gradients and local training, alone and twice over, and around rounds of two
-    clients. The records and what the server sent stay as they were; the update keeps the network's
-    names and shapes.
+    It is put around gradients and local training, alone and (unless it says that this conflicts)
+    twice over, and around rounds of two clients. The records and what the server sent stay as they
+    were; the update keeps the network's names and shapes.
 
     Args:
         defense: Its class.
@@ -69,9 +69,9 @@ def _check_form(defense: Defense, form: Form) -> str:
             _check_wrap(who, defense, form, recipe)
         for what, user in ROUNDS.items():
             _check_round(f"{who}, {what}", [defense], form, user)
-        for user in (BATCH, STEPS):
-            _check_simulation(f"{who}, simulated", defense, form, user)
-        _check_round(f"{who}, twice over", [defense, defense], form, BATCH)
+        _check_simulations(f"{who}, simulated", defense, form)
+        if not defense.conflict([defense, defense]):
+            _check_round(f"{who}, twice over", [defense, defense], form, BATCH)
     except OUTCOMES as reason:
         return f"{form}: {reason}"
     return ""
@@ -114,6 +114,15 @@ def _check_wrap(who: str, defense: Defense, form: Form, recipe: Recipe | None) -
 
 def _agreed(defense: Defense, form: Form) -> nn.Module:
     return agreed_network(tiny_case(*form), tiny_sample(*form), [defense], Seeds(0))
+
+
+def _check_simulations(who: str, defense: Defense, form: Form) -> None:
+    """Check what an attacker makes of one client, or of several where one will not do."""
+    try:
+        for user in (BATCH, STEPS):
+            _check_simulation(who, defense, form, user)
+    except NotApplicable:
+        _check_simulation(who, defense, form, ROUNDS["their secure aggregate"])
 
 
 def _check_simulation(who: str, defense: Defense, form: Form, user: User) -> None:

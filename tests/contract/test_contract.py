@@ -23,6 +23,7 @@ from medbreach import (
     Reconstruction,
     Refused,
     Server,
+    mean_update,
 )
 from medbreach.testing import Form, check, tiny_collection, tiny_exchange, tiny_task
 from medbreach.types import Exchange
@@ -433,6 +434,24 @@ def test_a_defense_that_refuses_everything():
         raise Refused("no")
 
     broken(variant(Half, vet=vet), "half applies to none of the images")
+
+
+def test_a_defense_of_several_clients_that_stands_alone_passes():
+    @dataclass(frozen=True)
+    class Summing(Half):
+        """Sum what several clients send."""
+
+        def aggregate(self, updates):
+            if len(updates) < 2:
+                raise NotApplicable("there is one client")
+            return [mean_update(updates)]
+
+        def conflict(self, stack):
+            return "sums what there is" if len(stack) > 1 else ""
+
+    check(Summing, forms=SMALL)
+    broken(variant(Summing, noise=lambda self, seen: -1.0), "noise returns a standard deviation")
+    broken(variant(Summing, conflict=lambda self, stack: ""), "applies to none of the images")
 
 
 # Metrics.

@@ -1,0 +1,1 @@
+"""The defenses' settings by name."""
