@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from medbreach_dp_lint.configuration import Configuration, Schedule
 from medbreach_dp_lint.gaussian import epsilon_of
-from medbreach_dp_lint.subsampled import pair_epsilon, sampled_epsilon
+from medbreach_dp_lint.subsampled import composed, pair_epsilon, sampled_epsilon
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def _gaussian(said: Configuration) -> Account:
         return _subsampled(said, scale, moved)
     counts = releases(said, schedule)
     once, whole = (epsilon_of(math.sqrt(n) * moved / scale, said.delta) for n in counts)
-    by = f"Gaussian mechanism in closed form, {counts[1]:,} releases composed exactly"
+    by = composed(counts[1])
     if sampling.method != "poisson" and sampling.rate < 1:
         by += ", without amplification by sampling"
     return Account(once, whole, by)

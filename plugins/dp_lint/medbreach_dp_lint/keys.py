@@ -13,7 +13,8 @@ Word = TypeVar("Word", bound=str)
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return a clause that names the known words nearest to a wrong one."""
     known = sorted(known)
-    close = difflib.get_close_matches(word.lower(), known, n=2, cutoff=0.6)
+    lower = {name.lower(): name for name in known}
+    close = [lower[k] for k in difflib.get_close_matches(word.lower(), lower, n=2, cutoff=0.6)]
     if close:
         return f"did you mean {' or '.join(close)}?"
     return f"there are {', '.join(known)}"

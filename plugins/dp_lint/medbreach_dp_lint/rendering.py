@@ -72,12 +72,13 @@ def plain(case: Linted, found: list[Finding]) -> dict[str, Any]:
 
 def _table(case: Linted) -> list[str]:
     rounds = case.said.schedule.rounds
-    name = "1 round" if rounds == 1 else f"{rounds:,} rounds"
     rows = [
         ("epsilon", "nominal", "effective"),
         ("per round", _cell(case.nominal.per_round), _cell(case.effective.per_round)),
-        (name, _cell(case.nominal.training), _cell(case.effective.training)),
     ]
+    if rounds > 1:
+        whole = (_cell(case.nominal.training), _cell(case.effective.training))
+        rows.append((f"{rounds:,} rounds", *whole))
     lines = ["  " + "".join(cell.ljust(WIDTH) for cell in row).rstrip() for row in rows]
     lines += _mechanism(case)
     lines.append(f"  nominal: {case.nominal.by}")

@@ -11,8 +11,8 @@ import numpy as np
 
 from medbreach_dp_lint.gaussian import epsilon_of, mu_of
 
-PRV_WORK: Final = 5000.0  # epsilon * sqrt(steps), above which PRVs take long; RDP is used (ours)
-SEARCH_WORK: Final = 700.0  # likewise, where a noise multiplier is sought with them (ours)
+PRV_WORK: Final = 3000.0  # epsilon * sqrt(steps), above which PRVs take long; RDP is used (ours)
+SEARCH_WORK: Final = 400.0  # likewise, where a noise multiplier is sought with them (ours)
 SEARCH_STEPS: Final = 50_000  # likewise (ours)
 
 LEAST: Final = 0.01  # noise multiplier below which accountants may not end (ours)
@@ -40,7 +40,7 @@ def sampled_epsilon(
     """
     unsampled = epsilon_of(math.sqrt(steps) / multiplier, delta)
     if rate >= 1:
-        return unsampled, f"Gaussian mechanism in closed form, {steps:,} releases composed exactly"
+        return unsampled, composed(steps)
     if multiplier < LEAST or rate > MOST or unsampled == math.inf:
         return unsampled, LEFT_OUT
     multiplier, rate = min(multiplier, 1e4), max(rate, 1e-12)  # both count too much, not too little
@@ -53,6 +53,13 @@ def sampled_epsilon(
     if unsampled < counted:
         return unsampled, LEFT_OUT
     return counted, by
+
+
+def composed(releases: int) -> str:
+    """Return how releases without sampling are counted."""
+    if releases == 1:
+        return "Gaussian mechanism in closed form"
+    return f"Gaussian mechanism in closed form, {releases:,} releases composed exactly"
 
 
 def pair_epsilon(multiplier: float, rate: float, steps: int, delta: float) -> tuple[float, str]:

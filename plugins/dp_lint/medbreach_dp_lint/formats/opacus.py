@@ -12,7 +12,7 @@ from medbreach_dp_lint.configuration import (
     Sampling,
     Schedule,
 )
-from medbreach_dp_lint.formats import common
+from medbreach_dp_lint.formats import common, plain
 from medbreach_dp_lint.keys import Keys
 from medbreach_dp_lint.subsampled import calibrated
 
@@ -56,7 +56,9 @@ _MODES: Final = ("hooks", "functorch", "ew", "ghost", "ghost_fsdp", "no_op")
 def recognises(found: Mapping[str, Any]) -> bool:
     """Return whether a mapping has arguments of Opacus."""
     own = ("max_grad_norm", "target_epsilon", "poisson_sampling", "grad_sample_mode")
-    return found.get("framework") == "opacus" or any(key in found for key in own)
+    if found.get("framework") == "opacus" or any(key in found for key in own):
+        return True
+    return "noise_multiplier" in found and not plain.recognises(found)
 
 
 def read(found: Mapping[str, Any], source: str, added: Mapping[str, Any]) -> Configuration:

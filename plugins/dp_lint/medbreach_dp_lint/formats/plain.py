@@ -35,7 +35,7 @@ KEYS: Final = (
     "claimed_epsilon",
     "accountant",
 )
-_OWN: Final = ("noise", "noise_multiplier", "noise_scale", "clip")
+_OWN: Final = ("noise", "noise_scale", "clip")
 _NOISE: Final[tuple[Literal["gaussian", "laplace"], ...]] = ("gaussian", "laplace")
 _ORDER: Final[tuple[Literal["l2", "l1"], ...]] = ("l2", "l1")
 _OF: Final[tuple[Literal["example", "batch", "update"], ...]] = ("example", "batch", "update")
