@@ -13,6 +13,8 @@ from medbreach_dp_lint.gaussian import epsilon_of, mu_of
 
 PRV_WORK: Final = 3000.0  # epsilon * sqrt(steps), above which PRVs take long; RDP is used (ours)
 SEARCH_WORK: Final = 400.0  # likewise, where a noise multiplier is sought with them (ours)
+PRV_DELTA: Final = 1e-12  # delta below which PRVs take long (ours)
+SEARCH_EPSILON: Final = 100.0  # above which no noise multiplier is sought (ours)
 SEARCH_STEPS: Final = 50_000  # likewise (ours)
 
 LEAST: Final = 0.01  # noise multiplier below which accountants may not end (ours)
@@ -47,7 +49,8 @@ def sampled_epsilon(
     if accountant == "gdp":
         return _asked("gdp", multiplier, rate, steps, delta), "Opacus' GDP accountant"
     counted, by = _asked("rdp", multiplier, rate, steps, delta), "Opacus' RDP accountant"
-    if accountant == "prv" and counted * math.sqrt(steps) <= PRV_WORK:
+    quick = counted * math.sqrt(steps) <= PRV_WORK and delta >= PRV_DELTA
+    if accountant == "prv" and quick:
         counted = min(counted, _asked("prv", multiplier, rate, steps, delta))
         by = "Opacus' PRV accountant"
     if unsampled < counted:
@@ -97,9 +100,9 @@ def calibrated(
     if rate >= 1:
         return math.sqrt(steps) / mu_of(epsilon, delta)
     slow = accountant == "prv" and (
-        epsilon * math.sqrt(steps) > SEARCH_WORK or steps > SEARCH_STEPS
+        epsilon * math.sqrt(steps) > SEARCH_WORK or steps > SEARCH_STEPS or delta < PRV_DELTA
     )
-    if rate > MOST or slow:
+    if rate > MOST or epsilon > SEARCH_EPSILON or slow:
         return None
     with _quiet():
         try:

@@ -162,6 +162,7 @@ def test_bad_files_are_told_in_one_sentence(tmp_path, name, content, sentence):
         (("--noise-multiplier", "nan", "--clip", "1", "--steps", "1"), "finite"),
         (("--clip", "1", HERE / "clean" / "plain.yaml"), "--clip is for plain numbers"),
         (("--rounds", "2", HERE / "clean" / "plain.yaml"), "rounds is in the file already"),
+        (("--delta", "1e-5", HERE / "clean" / "svt.json"), "leave out --delta"),
         (("--rounds", "0", HERE / "clean" / "svt.json"), "rounds has to be above 0"),
     ],
 )

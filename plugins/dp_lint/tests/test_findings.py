@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,19 @@ def test_the_planted_mistakes_are_many_and_of_every_kind():
     cases = [case_of(file) for file in (*WRONG, *CLEAN)]
     silent = [check.__name__ for check in CHECKS if all(check(case) is None for case in cases)]
     assert not silent
+
+
+def test_every_finding_is_documented():
+    package, page = HERE.parent / "medbreach_dp_lint", HERE.parents[2] / "docs/defenses/dp_lint.md"
+    sources = "".join(file.read_text() for file in package.glob("checks/*.py"))
+    made = set(re.findall(r'Finding\(\s*"([a-z0-9-]+)"', sources))
+    assert len(made) >= 35
+    assert made == set(re.findall(r"`([a-z0-9]+(?:-[a-z0-9]+)*)`", _table(page.read_text())))
+
+
+def _table(page):
+    after = page.split("## What it finds")[1].split("## How it counts")[0]
+    return "\n".join(line.split("|")[1] for line in after.splitlines() if line.startswith("|"))
 
 
 def test_no_guarantee_never_passes():

@@ -51,8 +51,9 @@ def read(found: Mapping[str, Any], source: str, added: Mapping[str, Any]) -> Con
     Raises:
         ConfigError: They are wrong.
     """
-    extra = Keys(added, source, ("rounds", "delta", "parameters"))
-    common.delta_of(extra, "delta")
+    if "delta" in added:
+        raise ConfigError(f"{source}: leave out --delta, as these filters are counted at delta 0")
+    extra = Keys(added, source, ("rounds", "parameters"))
     parameters = extra.whole("parameters")
     chain = list(_filters(found, source))
     svt = [keys for name, keys in chain if name == "SVTPrivacy"]

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 from medbreach_dp_lint.configuration import (
+    DELTA,
     Claim,
     Clipping,
     Configuration,
@@ -119,7 +120,7 @@ def _multiplier(
         return keys.number("noise_multiplier")
     steps = schedule.total if claim.covers == "training" else schedule.steps
     steps = schedule.accounted or steps
-    delta = claim.delta or 1e-5
+    delta = claim.delta or DELTA
     found = calibrated(claim.epsilon, delta, sampling.rate, steps, accountant)
     if found is None:
         raise keys.refuse(
