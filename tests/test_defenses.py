@@ -143,9 +143,14 @@ class Private(Named):
 
 
 def test_the_guarantee_counts_the_steps_of_the_case():
-    assert [g.epsilon for g in guarantees(User(num_data_points=2), [Private(), Affine()])] == [7.0]
+    def epsilons(**changes):
+        return [g.epsilon for g in guarantees(tiny_case(**changes), [Private(), Affine()])]
+
+    assert epsilons() == [7.0]
     steps = User("local_update", num_data_points=4, num_local_epochs=3, num_local_updates=1)
-    assert [g.epsilon for g in guarantees(steps, [Private()])] == [21.0]
+    assert epsilons(user=steps) == [21.0]
+    curious = replace(tiny_case().server, num_queries=5)
+    assert epsilons(server=curious) == [35.0], "five answers about the same records"
 
 
 @pytest.mark.parametrize("epsilon", [2.5, math.inf])

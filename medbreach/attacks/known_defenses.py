@@ -57,13 +57,13 @@ class KnownDefenses:
         for k, (records, classes) in enumerate(own):
             task = self._task(model, Batch(records, classes), rng, played)
             if recipe is None or recipe.labels is None:
-                parts.append(self._gradient(task, task.batch, played))
+                part = self._gradient(task, task.batch, played)
             else:
-                parts.append(self._local_training(task, recipe, k, played))
-        mean = {name: sum_of(part[name] for part in parts) / len(parts) for name in parts[0]}
-        for defense in self.exchange.defenses:
-            mean = defense.simulate_update(mean, seen)
-        return mean
+                part = self._local_training(task, recipe, k, played)
+            for defense in self.exchange.defenses:
+                part = defense.simulate_update(part, seen)
+            parts.append(part)
+        return {name: sum_of(part[name] for part in parts) / len(parts) for name in parts[0]}
 
     def _gradient(self, task: ClientTask, batch: Batch, played: Round | None) -> Gradient:
         seen = (played or self.exchange.rounds[0]).update

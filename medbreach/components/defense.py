@@ -87,7 +87,7 @@ class Defense(Component):
         return gradient
 
     def simulate_update(self, change: Gradient, seen: Update) -> Gradient:
-        """Return what of a candidate's change of weights would have been sent.
+        """Return what of one client's candidate change of weights would have been sent.
 
         It has to stay differentiable: a mask that is read off the update that was seen, say.
         """

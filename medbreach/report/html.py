@@ -13,7 +13,7 @@ from medbreach.report.cards import exhibit
 from medbreach.report.figures import figures
 from medbreach.report.groups import grouped
 from medbreach.report.phrasing import TIMES, verdict_kind
-from medbreach.report.summary import Summary, decoys, limits, summarise, threat_model
+from medbreach.report.summary import Summary, decoys, full_threat_model, limits, summarise
 from medbreach.text import legible
 
 
@@ -62,7 +62,7 @@ def _page(record: RunRecord, summary: Summary, redact: bool) -> dict[str, Any]:
         "kind": verdict_kind(conclusion.verdict),
         "redacted": redact,
         "facts": _facts(summary),
-        "threats": threat_model(summary.resolved),
+        "threats": full_threat_model(summary),
         "exhibition": exhibit(record, lines, redact=redact),
         "findings": [table for table in findings if table.rows],
         "scores": [

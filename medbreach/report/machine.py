@@ -6,7 +6,7 @@ from typing import Any
 from medbreach.conclusion import false_claims
 from medbreach.record import RunRecord, encode
 from medbreach.report.groups import median_scores
-from medbreach.report.summary import limits, summarise, threat_model
+from medbreach.report.summary import full_threat_model, limits, summarise
 from medbreach.settings import plain
 from medbreach.statistics import chance, wilson
 from medbreach.types import Finding, Role
@@ -27,7 +27,7 @@ def render_json(record: RunRecord, redact: bool = False) -> str:
         "missing": len(summary.missing),
         "findings": [r for r in rows if r["role"] != Role.SOLVABLE],
         "controls": [r for r in rows if r["role"] == Role.SOLVABLE],
-        "threat_model": threat_model(summary.resolved),
+        "threat_model": full_threat_model(summary),
         "limits": limits(summary),
         "images": summary.header["images"],
         "settings": summary.resolved,

@@ -6,7 +6,7 @@ from medbreach.conclusion import false_claims
 from medbreach.record import RunRecord
 from medbreach.report import phrasing
 from medbreach.report.groups import median_scores
-from medbreach.report.summary import Summary, limits, summarise, threat_model
+from medbreach.report.summary import Summary, full_threat_model, limits, summarise
 from medbreach.statistics import chance, wilson
 from medbreach.text import legible
 from medbreach.types import Finding, Role
@@ -28,7 +28,7 @@ COLUMNS = (
 def render_text(record: RunRecord, redact: bool = False) -> str:
     """Return a run's report as text."""
     summary = summarise(record, redact=redact)
-    threats = threat_model(summary.resolved)
+    threats = full_threat_model(summary)
     sections = [
         summary.conclusion.sentence,
         _bullets(summary.conclusion.reasons),

@@ -5,11 +5,12 @@ from typing import Any, Final, NamedTuple
 
 from medbreach.conclusion import Conclusion, conclude
 from medbreach.errors import RecordError
+from medbreach.plan import is_adaptive
 from medbreach.protocol import User
 from medbreach.record import HEADER, Line, RunRecord
 from medbreach.report.phrasing import sentence
 from medbreach.settings import build
-from medbreach.types import Role
+from medbreach.types import Guarantee, Role
 
 FEW_DECOYS: Final = 19  # with fewer, luck identifies more than one record in twenty
 _NEEDED: Final = ("created", "overrides", "resolved", "attempts", "images", "device", "software")
@@ -76,6 +77,35 @@ def _without_paths(header: dict[str, Any]) -> dict[str, Any]:
 
     redacted: dict[str, Any] = masked(header)
     return redacted
+
+
+def full_threat_model(summary: Summary) -> dict[str, str]:
+    """Return the threat model, and what differential privacy the defenses give."""
+    words = threat_model(summary.resolved)
+    given = {
+        (finding.defenses, guarantee): None
+        for finding in (line.finding for line in summary.lines)
+        for guarantee in finding.guarantees
+    }
+    if given:
+        words["Differential privacy"] = " ".join(
+            f"{' + '.join(defenses)}: {_guarantee_words(g)}" for defenses, g in given
+        )
+    adaptive = any(is_adaptive(line.finding.attack) for line in summary.lines)
+    if adaptive:
+        words["What attackers know of the defenses"] = (
+            "Attacks marked (adaptive) know them and their settings; the others do not. The worse "
+            "of the two decides."
+        )
+    return words
+
+
+def _guarantee_words(given: Guarantee) -> str:
+    rounds = _counted(given.rounds, "round", "rounds")
+    return (
+        f"epsilon {given.epsilon:.3g} at delta {given.delta:g} for one {given.unit} "
+        f"({given.adjacency}) over {rounds}. {sentence(given.how)}"
+    )
 
 
 def threat_model(resolved: Mapping[str, Any]) -> dict[str, str]:
