@@ -1,7 +1,7 @@
 """``medbreach tradeoff``."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +15,6 @@ from medbreach.errors import ConfigError
 
 if TYPE_CHECKING:
     from medbreach.tradeoff.run import Tradeoff
-
-CASE = "case=dermoscopy_melanoma"
 
 
 @click.command("tradeoff")
@@ -57,76 +55,40 @@ def tradeoff_command(
     What is cut off goes on where it was when the same command is given again.
     """
     from medbreach.devices import pick_device
+    from medbreach.tradeoff.prepare import prepare_tradeoff
+    from medbreach.tradeoff.report import write
 
     where = pick_device("auto" if device is None else device)
     with waiting(READING, quiet=quiet):
-        made, identity = _prepared(settings, grid, out, cases, model, where)
-    made.open(identity)
+        made = prepare_tradeoff(
+            settings, where, out, cases=cases, grid=_grid(grid), network=user_network(model)
+        )
+    made.open()
     try:
         _trained(made, quiet=quiet)
         _audited(made, quiet=quiet)
     except KeyboardInterrupt:
         click.echo("\nstopped; give the same command again to go on", err=True)
         return Exit.STOPPED
-    from medbreach.tradeoff.report import write
-
-    click.echo(write(made, identity))
+    click.echo(write(made))
     click.echo(f"report: {made.folder / 'tradeoff.html'}", err=True)
     return 0
 
 
-def _prepared(
-    settings: tuple[str, ...],
-    grid: tuple[str, ...],
-    out: Path | None,
-    cases: Path | None,
-    model: str | None,
-    device: Any,
-) -> tuple["Tradeoff", dict[str, Any]]:
-    """Return what is to be done, checked, and what tells it from other trade-offs."""
-    from medbreach import config
-    from medbreach.assembly import refuse_inert
-    from medbreach.session import prepare
-    from medbreach.settings import build
-    from medbreach.tradeoff.run import Tradeoff, expand
-    from medbreach.tradeoff.training import Training
-
-    if not any(text.partition("=")[0] == "case" for text in settings):
-        settings = (CASE, *settings)
-    chosen, trained = config.load_tradeoff(settings, cases)
-    chosen["stacks"] = expand(chosen["stacks"], _grid(grid, chosen["stacks"]))
-    network = user_network(model)
-    training = build(Training, trained, "training")
-    session = prepare(chosen, device, network)
-    refuse_inert([s for s in settings if not s.startswith("training")], session.plan, chosen)
-    folder = out or Path("runs") / f"tradeoff-{session.plan.case.name}"
-    identity = {
-        "settings": chosen,
-        "training": training,
-        "user_network": network and [network.digest, network.factory],
-    }
-    return Tradeoff(session, training, folder), identity
-
-
-def _grid(given: tuple[str, ...], stacks: Mapping[str, Any]) -> dict[str, list[Any]]:
+def _grid(given: tuple[str, ...]) -> dict[str, list[Any]]:
     """Return the values of each setting that is varied.
 
     Raises:
-        ConfigError: One is not written as it should be, or no chosen defense has it.
+        ConfigError: One is not written as it should be.
     """
     from medbreach.config import value_of
 
-    labels = {member["label"] for members in stacks.values() for member in members}
     found: dict[str, list[Any]] = {}
     for text in given:
         place, equals, written = text.partition("=")
-        label, dot, key = place.partition(".")
+        _, dot, key = place.partition(".")
         if not (equals and dot and key):
             raise ConfigError(f"--grid {text!r}: write DEFENSE.KEY=[V1,V2,...]")
-        if label not in labels:
-            raise ConfigError(
-                f"--grid {text!r}: {label} is not among the defenses: add it to defense=[...]"
-            )
         values = value_of(f"defense.{key}={written}")
         found[place] = values if isinstance(values, list) else [values]
     return found

@@ -1,7 +1,6 @@
 """Writing a trade-off's tables and page."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import torch
 
@@ -18,7 +17,7 @@ from medbreach.tradeoff.run import Tradeoff
 from medbreach.tradeoff.training import Training
 
 
-def write(made: Tradeoff, identity: Mapping[str, Any]) -> str:
+def write(made: Tradeoff) -> str:
     """Write text, CSV, JSON and page into the folder; return the text.
 
     Raises:
@@ -32,7 +31,7 @@ def write(made: Tradeoff, identity: Mapping[str, Any]) -> str:
     found = points(lines, predictions, conclusion, UNDEFENDED)
     title, about = _title(made), _about(made, predictions)
     text = tables.as_text(title, about, found)
-    setting = encode(plain(identity))
+    setting = encode(plain(made.identity))
     with speaking_of(made.folder):
         write_whole(made.folder / "tradeoff.txt", text.encode())
         write_whole(made.folder / "tradeoff.csv", tables.as_csv(found).encode())

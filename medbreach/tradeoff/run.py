@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -56,22 +56,21 @@ class Tradeoff:
         session: The audit beside it: the same case, stacks and seeds.
         training: How the federation trains.
         folder: Where everything is kept.
+        identity: What tells it from other trade-offs: a run that goes on must share it.
     """
 
     session: Session
     training: Training
     folder: Path
+    identity: Mapping[str, Any]
 
-    def open(self, identity: Mapping[str, Any]) -> None:
+    def open(self) -> None:
         """Make the folder, or go on with what it holds.
-
-        Args:
-            identity: What a run that goes on must share.
 
         Raises:
             RecordError: The folder holds something else.
         """
-        wanted = json.loads(json.dumps(encode(plain(identity))))
+        wanted = json.loads(json.dumps(encode(plain(self.identity))))
         file = self.folder / SETTING
         with speaking_of(self.folder):
             if not file.is_file():
@@ -236,40 +235,3 @@ class Tradeoff:
 def _name(stack: str) -> str:
     """Return a stack's name fit for a file, unlike that of any other stack."""
     return f"{file_name(stack)[:80]}-{hashlib.sha256(stack.encode()).hexdigest()[:6]}"
-
-
-def expand(
-    stacks: Mapping[str, Sequence[Mapping[str, Any]]], grid: Mapping[str, Sequence[Any]]
-) -> dict[str, list[dict[str, Any]]]:
-    """Return stacks with each one repeated for every value of a grid.
-
-    Args:
-        stacks: Settings of each stack's defenses, with their ``label``.
-        grid: Values by ``label.key``.
-    """
-    found = {name: [dict(member) for member in members] for name, members in stacks.items()}
-    for place, values in grid.items():
-        label, _, key = place.partition(".")
-        found = dict(
-            item
-            for name, members in found.items()
-            for item in _spread(name, members, label, key, values)
-        )
-    return found
-
-
-def _spread(
-    name: str, members: list[dict[str, Any]], label: str, key: str, values: Sequence[Any]
-) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Yield a stack once for each value, or as it is if it has no such defense."""
-    if not any(member["label"].split(" ")[0] == label for member in members):
-        yield name, members
-        return
-    for value in values:
-        changed = [
-            {**m, key: value, "label": f"{m['label']} {key}={value}"}
-            if m["label"].split(" ")[0] == label
-            else m
-            for m in members
-        ]
-        yield "+".join(str(m["label"]).replace("+", "") for m in changed), changed

@@ -10,7 +10,7 @@ from medbreach.plan import ADAPTIVE
 from medbreach.statistics import wilson
 from medbreach.tradeoff.points import Leak, Point, front
 from medbreach.tradeoff.predictions import Interval
-from medbreach.tradeoff.run import expand
+from medbreach.tradeoff.prepare import expand
 from medbreach.types import Verdict
 
 QUICK = (
