@@ -9,9 +9,9 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-import yaml
 
 from medbreach.cli import main
+from medbreach_dp_lint.files import read
 
 HERE = Path(__file__).parent
 FILES = sorted([*(HERE / "clean").iterdir(), *(HERE / "wrong").iterdir()])
@@ -174,7 +174,7 @@ def test_bad_arguments_are_told(arguments, sentence):
 
 def damaged(rng):
     """A file of the tests with one value replaced."""
-    found = yaml.safe_load(rng.choice(FILES).read_text())
+    found = read(rng.choice(FILES))
     values = [None, True, -1, 0, 1e-320, 1e308, 10**14, "x", "1e-5", [], [1], {}, {"a": 1}, 0.5]
     inner = found
     for _ in range(rng.randrange(3)):
