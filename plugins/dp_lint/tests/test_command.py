@@ -27,7 +27,9 @@ def run(*arguments):
         pytest.raises(SystemExit) as end,
     ):
         main(["dp-lint", *map(str, arguments)])
-    return end.value.code, out.getvalue(), err.getvalue()
+    said = err.getvalue().splitlines(keepends=True)
+    others = "is left out"  # what is said of other plugins that are broken
+    return end.value.code, out.getvalue(), "".join(line for line in said if others not in line)
 
 
 def test_the_verdict_is_the_first_line():
