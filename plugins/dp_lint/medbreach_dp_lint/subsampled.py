@@ -15,6 +15,7 @@ PRV_WORK: Final = 3000.0  # epsilon * sqrt(steps), above which PRVs take long; R
 SEARCH_WORK: Final = 400.0  # likewise, where a noise multiplier is sought with them (ours)
 PRV_DELTA: Final = 1e-12  # delta below which PRVs take long (ours)
 SEARCH_EPSILON: Final = 100.0  # above which no noise multiplier is sought (ours)
+SEARCH_ALL: Final = 10_000_000  # steps above which none is sought with any accountant (ours)
 SEARCH_STEPS: Final = 50_000  # likewise (ours)
 
 LEAST: Final = 0.01  # noise multiplier below which accountants may not end (ours)
@@ -102,7 +103,7 @@ def calibrated(
     slow = accountant == "prv" and (
         epsilon * math.sqrt(steps) > SEARCH_WORK or steps > SEARCH_STEPS or delta < PRV_DELTA
     )
-    if rate > MOST or epsilon > SEARCH_EPSILON or slow:
+    if rate > MOST or epsilon > SEARCH_EPSILON or steps > SEARCH_ALL or slow:
         return None
     with _quiet():
         try:

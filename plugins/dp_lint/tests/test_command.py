@@ -9,9 +9,9 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-import yaml
 
 from medbreach.cli import main
+from medbreach_dp_lint.files import read
 
 HERE = Path(__file__).parent
 FILES = sorted([*(HERE / "clean").iterdir(), *(HERE / "wrong").iterdir()])
@@ -27,7 +27,9 @@ def run(*arguments):
         pytest.raises(SystemExit) as end,
     ):
         main(["dp-lint", *map(str, arguments)])
-    return end.value.code, out.getvalue(), err.getvalue()
+    said = err.getvalue().splitlines(keepends=True)
+    others = "is left out"  # what is said of other plugins that are broken
+    return end.value.code, out.getvalue(), "".join(line for line in said if others not in line)
 
 
 def test_the_verdict_is_the_first_line():
@@ -174,7 +176,7 @@ def test_bad_arguments_are_told(arguments, sentence):
 
 def damaged(rng):
     """A file of the tests with one value replaced."""
-    found = yaml.safe_load(rng.choice(FILES).read_text())
+    found = read(rng.choice(FILES))
     values = [None, True, -1, 0, 1e-320, 1e308, 10**14, "x", "1e-5", [], [1], {}, {"a": 1}, 0.5]
     inner = found
     for _ in range(rng.randrange(3)):
