@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from medbreach import (
     Batch,
+    Change,
     ClientTask,
     Defense,
     Gradient,
@@ -21,7 +22,7 @@ from medbreach import (
 )
 from medbreach_precode.bottleneck import Bottlenecked, VariationalBottleneck, divergence
 
-ENCODER = "precode.encoder."
+ENCODER, DECODER = "precode.encoder.", "precode.decoder."
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,9 @@ class Precode(Defense):
     The sample is drawn anew for each step and unknown to the server, so the gradients of the
     bottleneck and of what follows cannot be matched. An attacker who knows it leaves them out
     (`simulate_update`, the attack of arXiv:2208.04767) and matches the layers before, with the
-    samples' means (`simulate_step`, ours). For a single record the encoder tells its
-    features exactly, whatever the sample: its weight gradient is its bias gradient times them.
+    samples' means (ours). For a single record the sample hides nothing but the decoder's and later
+    gradients: the encoder's bias gradient is that of the loss by the code, from which all before
+    follows (`simulate_step`, ours), and the features are the ratio of its gradients.
 
     Attributes:
         size: Entries of the bottleneck.
@@ -93,23 +95,40 @@ class Precode(Defense):
         return stepped
 
     def simulate_step(self, gradient: StepGradient, seen: Update) -> StepGradient:
-        """Return how an attacker computes it: as the client does, but with the samples' means.
+        """Return how an attacker computes it: with the samples' means, which blur nothing.
 
-        The client's samples are unknown; others would only blur what is matched.
+        For one record, with the loss that has the seen gradient by the code: true images then give
+        the gradients of the encoder and of all layers before it exactly, whatever the sample was.
         """
-        del seen
-        stepped = self.step(gradient)
+        if not _of_one_record(seen):
+            return self._with_means(self.step(gradient))
 
-        def without_samples(task: ClientTask, batch: Batch) -> Gradient:
+        def stepped(task: ClientTask, batch: Batch) -> Gradient:
+            with _encoded(task.model) as codes:
+
+                def loss(outputs: Tensor, _labels: Tensor) -> Tensor:
+                    slope = seen.change[_encoder_bias(task.model)]
+                    return (codes[-1] * slope.to(outputs)).sum()
+
+                return gradient(replace(task, loss=loss), batch)
+
+        return self._with_means(stepped)
+
+    def _with_means(self, gradient: StepGradient) -> StepGradient:
+        def stepped(task: ClientTask, batch: Batch) -> Gradient:
             with _means(task.model):
-                return stepped(task, batch)
+                return gradient(task, batch)
 
-        return without_samples
+        return stepped
 
     def simulate_update(self, change: Gradient, seen: Update) -> Gradient:
-        """Return a change whose bottleneck and later layers do not count: they are as seen."""
+        """Return a change in which what depends on the sample does not count: it is as seen.
+
+        That is the bottleneck and the layers after it; for one record, the decoder and these.
+        """
+        part = DECODER if _of_one_record(seen) else ENCODER
         names = list(change)
-        first = next((k for k, name in enumerate(names) if ENCODER in f".{name}"), len(names))
+        first = next((k for k, name in enumerate(names) if part in f".{name}"), len(names))
         return {
             **change,
             **{name: seen.change[name].to(change[name]) for name in names[first:]},
@@ -194,6 +213,16 @@ def _means(model: nn.Module) -> Iterator[None]:
     finally:
         for bottleneck, sampling in zip(found, before, strict=True):
             bottleneck.sampling = sampling
+
+
+def _of_one_record(seen: Update) -> bool:
+    return seen.kind is Change.GRADIENT and seen.clients == 1 and seen.count == 1
+
+
+def _encoder_bias(model: nn.Module) -> str:
+    return next(
+        name for name, _ in model.named_parameters() if f".{name}".endswith(ENCODER + "bias")
+    )
 
 
 def _bottlenecks(model: nn.Module) -> list[VariationalBottleneck]:

@@ -177,6 +177,24 @@ def test_the_encoder_tells_one_records_features_whatever_the_sample():
     assert torch.allclose(weight[row] / bias[row], features[0], atol=1e-5)
 
 
+@pytest.mark.parametrize("form", [PICTURES, VOLUMES], ids=str)
+def test_who_knows_it_simulates_what_one_record_sent(form):
+    """Whatever the sample was; who does not know it misses the update."""
+    user = User(num_data_points=1, provide_labels=True)
+    exchange = tiny_exchange(*form, defenses=[Precode(beta=0.1)], user=user)
+    truth = tiny_sample(*form, user=user).batches[0]
+    images, seen = truth.images.clone().requires_grad_(), flat(exchange.update.change)
+
+    def off(exchange, images):
+        rng = Seeds(0).stream("attack")
+        found = KnownDefenses(exchange).change(exchange.model, images, truth.labels, rng)
+        return ((flat(found) - seen).norm() / seen.norm()).item()
+
+    assert off(exchange, images) < 1e-5
+    assert off(exchange, (images * 0.9).detach().requires_grad_()) > 0.01
+    assert off(replace(exchange, defenses=()), images) > 0.1
+
+
 def test_one_bottleneck_is_enough():
     assert Precode().conflict([Precode()]) == ""
     assert "more than once" in Precode().conflict([Precode(), Precode(8)])
