@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import ClassVar, Final, Literal, NamedTuple
 
@@ -21,7 +22,7 @@ from medbreach import (
     Update,
 )
 from medbreach_learnable_perturbation.decoder import Adversary, decoder_for
-from medbreach_learnable_perturbation.latent import Latent, find_latent, perturbed
+from medbreach_learnable_perturbation.latent import Latent, Seen, find_latent, perturbed
 from medbreach_learnable_perturbation.noise import Noise
 from medbreach_learnable_perturbation.pretraining import (
     Pretraining,
@@ -99,7 +100,7 @@ class LearnablePerturbation(Defense):
     layer: str = ""
     mean: float = 1.0
     std: float = 0.1
-    correlation_weight: float = 1.0
+    correlation_weight: float = 0.1
     decoder_lr: float = 1e-3
     pretrain_epochs: int = 10
     pretrain_records: int = 256
@@ -167,17 +168,30 @@ class LearnablePerturbation(Defense):
 
     def simulate_step(self, gradient: StepGradient, seen: Update) -> StepGradient:
         """Return the gradient of the task's loss under noise that is drawn anew."""
-        noise = self.noise_of(seen)
 
         def simulated(task: ClientTask, batch: Batch) -> Gradient:
-            def add_noise(latents: Tensor) -> Tensor:
-                return noise.on(latents, task.rng)
-
-            layer = self._latent(task).layer
-            with perturbed(task.model, layer, add_noise):
+            with self.in_use(task.model, task.spec, seen, task.rng):
                 return gradient(task, batch)
 
         return simulated
+
+    def in_use(
+        self, model: nn.Module, spec: ImageSpec, seen: Update, rng: torch.Generator
+    ) -> AbstractContextManager[Seen]:
+        """Let a network run with the noise of the clients that an update is of.
+
+        A network that was trained under noise is also used under it, so this is for tests of its
+        accuracy too.
+
+        Raises:
+            NotApplicable: The network cannot be cut.
+        """
+        noise = self.noise_of(seen)
+
+        def add_noise(latents: Tensor) -> Tensor:
+            return noise.on(latents, rng)
+
+        return perturbed(model, self._latent(model, spec).layer, add_noise)
 
     def conflict(self, stack: Sequence[Defense]) -> str:
         """Return why it cannot stand beside itself, or beside a guarantee that it would void."""
@@ -203,7 +217,7 @@ class LearnablePerturbation(Defense):
     def _kept(self, task: ClientTask) -> Kept:
         """Return what the client keeps; before its first round, make it."""
         if MEMORY not in task.memory:
-            latent = self._latent(task)
+            latent = self._latent(task.model, task.spec)
             noise = Noise(torch.tensor(self.mean), torch.tensor(self.std))
             if self.kind == "learned":
                 noise = self._pretraining()(task, latent, self.mean, self.std)
@@ -214,14 +228,14 @@ class LearnablePerturbation(Defense):
         kept: Kept = task.memory[MEMORY]
         return kept
 
-    def _latent(self, task: ClientTask) -> Latent:
+    def _latent(self, model: nn.Module, spec: ImageSpec) -> Latent:
         """Return where the network is cut that the server sent.
 
         Raises:
             NotApplicable: The server changed it so that it cannot be cut.
         """
         try:
-            return find_latent(task.model, task.spec, self.layer)
+            return find_latent(model, spec, self.layer)
         except ModelError as error:
             raise NotApplicable(f"in the network that the server sent, {error}") from error
 

@@ -53,7 +53,7 @@ def sent(defense, task):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"pretrain_epochs": 1},
+        {"pretrain_epochs": 1, "pretrain_records": 8},
         {"kind": "fixed"},
         {"kind": "fixed", "std": 0, "correlation_weight": 0},
     ],
@@ -75,6 +75,7 @@ def test_medbreach_finds_it_by_name():
     [
         ("learnable_perturbation", LearnablePerturbation()),
         ("learnable_perturbation_fixed", FIXED),
+        ("learnable_perturbation_small_mean", LearnablePerturbation(mean=0.1)),
     ],
 )
 def test_the_files_say_what_the_class_does(file, made):
@@ -224,6 +225,19 @@ def test_the_attacker_uses_the_clients_own_noise():
     assert torch.equal(QUICK.noise_of(replace(update, hints={})).mean, torch.tensor(1.0))
 
 
+def test_a_network_can_be_used_under_its_clients_noise():
+    exchange = tiny_exchange(defenses=[QUICK])
+    network, images, rng = exchange.model, exchange.public[:2], Seeds(0).stream("use")
+    plain = network(images)
+    with QUICK.in_use(network, exchange.spec, exchange.update, rng):
+        first, second = network(images), network(images)
+    with QUICK.in_use(network, exchange.spec, exchange.update, Seeds(0).stream("use")):
+        again = network(images)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, second)
+    assert torch.equal(network(images), plain)
+
+
 def test_under_secure_aggregation_it_knows_the_mean_of_the_clients():
     user = User(user_type="multiuser_aggregate", aggregation="plain", num_data_points=2)
     secure = replace(user, aggregation="secure")
@@ -249,7 +263,7 @@ def test_much_of_the_defense_is_a_shift_that_a_naive_attacker_does_not_know():
 def test_the_decoder_hides_something_of_the_encoder_and_nothing_of_the_head():
     task = tiny_task((32, 32))
     encoder = [name for name in trainable(task.model) if not name.startswith("7")]
-    quiet = replace(FIXED, std=0.0)
+    quiet = replace(FIXED, std=0.0, correlation_weight=1.0)
     inside = mismatch(quiet, task, Seeds(0).stream("attack"), draws=1, only=encoder)
     head = mismatch(quiet, task, Seeds(0).stream("attack"), draws=1, only=["7.weight", "7.bias"])
     assert inside.adaptive > 0.05
