@@ -1,0 +1,26 @@
+"""Learnable perturbation of a network's latent, a defense for medbreach, and its network."""
+
+from medbreach import Defense, Model, hookimpl
+from medbreach_learnable_perturbation.convnet import PerturbationConvNet
+from medbreach_learnable_perturbation.learnable_perturbation import LearnablePerturbation
+from medbreach_learnable_perturbation.mismatch import Mismatch, mismatch
+
+__all__ = ["LearnablePerturbation", "Mismatch", "PerturbationConvNet", "mismatch"]
+
+
+@hookimpl
+def medbreach_defenses() -> list[type[Defense]]:
+    """Return the defense."""
+    return [LearnablePerturbation]
+
+
+@hookimpl
+def medbreach_models() -> list[type[Model]]:
+    """Return the network of the source."""
+    return [PerturbationConvNet]
+
+
+@hookimpl
+def medbreach_cases() -> str:
+    """Return the package of YAML that names the settings of the source."""
+    return "medbreach_learnable_perturbation.cases"

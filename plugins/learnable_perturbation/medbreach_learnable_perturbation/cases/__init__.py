@@ -1,0 +1,1 @@
+"""The defense's settings by name."""
