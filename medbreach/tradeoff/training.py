@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,9 @@ from medbreach.round import agreed_network, mean_update, trainer
 from medbreach.tradeoff.predictions import Predictions, predict
 from medbreach.types import Batch, Change, Guarantee, Recipe, Update
 
+BETAS = (0.9, 0.99)  # of FedAdam, as its authors take them
+ADAPTIVITY = 1e-3  # likewise
+ADAM_RATE = 0.01  # likewise
 KEPT_BYTES = 2 * 2**30  # of clients' images that are kept in memory
 
 
@@ -31,30 +34,49 @@ class Training:
 
     Each round every client trains on all its records by plain SGD, and the server takes the mean of
     the changes of weights (federated averaging, McMahan et al. 2017, arXiv:1602.05629; every client
-    counts the same).
+    counts the same). With ``server_optimizer`` adam it takes a step of Adam along that mean instead
+    (FedAdam, Reddi et al. 2020, arXiv:2003.00295, with its 0.9, 0.99 and 0.001).
 
     Attributes:
         rounds: Number of rounds.
         local_epochs: Passes over a client's records in a round.
         batch_size: Records in each step.
         learning_rate: Learning rate of the steps.
-        momentum: Momentum of the server's steps over rounds (FedAvgM); 0 for none.
+        server_optimizer: ``sgd``: the server adds the mean change; ``adam``: FedAdam.
+        server_learning_rate: Factor of the server's steps; null: 1 for sgd, 0.01 for adam.
+        momentum: Momentum of the server's steps over rounds with sgd (FedAvgM); 0 for none.
     """
 
     rounds: int = 30
     local_epochs: int = 1
     batch_size: int = 16
     learning_rate: float = 0.05
+    server_optimizer: Literal["sgd", "adam"] = "sgd"
+    server_learning_rate: float | None = None
     momentum: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("rounds", "local_epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.learning_rate <= 0:
-            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
+        for name in ("learning_rate", "server_learning_rate"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be positive, got {value}")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum must lie from 0 to below 1, got {self.momentum}")
+
+    def server_step(
+        self, change: Tensor, first: Tensor, second: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return a server's step along a mean change, and its first and second moments after it."""
+        if self.server_optimizer == "sgd":
+            first = self.momentum * first + change
+            return (self.server_learning_rate or 1.0) * first, first, second
+        first = BETAS[0] * first + (1 - BETAS[0]) * change
+        second = BETAS[1] * second + (1 - BETAS[1]) * change.square()
+        step = (self.server_learning_rate or ADAM_RATE) * first / (second.sqrt() + ADAPTIVITY)
+        return step, first, second
 
     def recipe(self, records: int) -> Recipe:
         """Return how a client with so many records trains in a round."""
@@ -69,14 +91,14 @@ class State:
     Attributes:
         model: The global network.
         memories: What each client keeps.
-        velocity: The server's momentum, by parameter name.
+        moments: The server's first and second moments, by parameter name.
         rounds: Rounds that are done.
         seconds: Time that clients and server took in them.
     """
 
     model: nn.Module
     memories: list[dict[str, Any]]
-    velocity: dict[str, Tensor] = field(default_factory=dict)
+    moments: dict[str, list[Tensor]] = field(default_factory=dict)
     rounds: int = 0
     seconds: float = 0.0
 
@@ -85,7 +107,7 @@ class State:
         return {
             "weights": self.model.state_dict(),
             "memories": self.memories,
-            "velocity": self.velocity,
+            "moments": self.moments,
             "rounds": self.rounds,
             "seconds": self.seconds,
         }
@@ -93,7 +115,7 @@ class State:
     def go_on(self, kept: dict[str, Any]) -> None:
         """Put everything back to where `keep` found it."""
         self.model.load_state_dict(kept["weights"])
-        self.memories, self.velocity = kept["memories"], kept["velocity"]
+        self.memories, self.moments = kept["memories"], kept["moments"]
         self.rounds, self.seconds = kept["rounds"], kept["seconds"]
 
 
@@ -245,9 +267,10 @@ class FederatedTraining:
         parameters = dict(state.model.named_parameters())
         with torch.no_grad():
             for name, change in update.change.items():
-                before = state.velocity.get(name, torch.zeros_like(change))
-                state.velocity[name] = self.training.momentum * before + change
-                parameters[name].add_(state.velocity[name].to(parameters[name]))
+                blank = torch.zeros_like(change)
+                moments = state.moments.get(name, [blank, blank])
+                step, *state.moments[name] = self.training.server_step(change, *moments)
+                parameters[name].add_(step.to(parameters[name]))
             for name, buffer in state.model.named_buffers():
                 if update.buffers is not None and name in update.buffers:
                     buffer.copy_(update.buffers[name])
