@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from medbreach import (
     Batch,
@@ -35,9 +35,9 @@ class Outpost(Defense):
     most 1), so it is small where weights are narrow, as in common initialisations.
 
     A step is left as it is with the other probability: with ``beta`` 0.125, one gradient in nine
-    is sent undefended. An attacker who knows the defense matches the largest entries of what was
-    sent only, as many as the client keeps (`simulate_update`): those are exact but for the noise,
-    whose size follows from the weights that the server sent (`noise`).
+    is sent undefended. An attacker who knows the defense matches the entries that the client kept,
+    which are the largest, and asks of the others only that they are smaller (`simulate_update`).
+    The size of the noise follows from the weights that the server sent (`noise`).
 
     Attributes:
         beta: How fast the probability of a perturbation falls with the steps of a round.
@@ -99,21 +99,25 @@ class Outpost(Defense):
         return trained
 
     def simulate_update(self, change: Gradient, seen: Update) -> Gradient:
-        """Return a change in which only those entries count that the client kept, it seems.
+        """Return what of a change the client would have sent, as far as what was seen tells.
 
-        They are the largest of each tensor; the others, which are zero or noise, are as seen.
+        The largest entries of each tensor that was seen were kept. Where it is zero, a candidate's
+        entry counts by as much as it is larger than the least of those. The others are pruned
+        entries under noise, or of a step that was left as it is: they are as seen.
         """
-        return {name: self._kept(g, seen.change[name].to(g)) for name, g in change.items()}
+        return {name: self._sent(g, seen.change[name].to(g)) for name, g in change.items()}
 
     def noise(self, seen: Update) -> float:
         """Return the root mean square of the noise on an entry, over clients in a mean."""
         hint = seen.hints.get(NOISE)
         return 0.0 if hint is None else float(hint) / seen.clients**0.5
 
-    def _kept(self, candidate: Tensor, sent: Tensor) -> Tensor:
+    def _sent(self, candidate: Tensor, sent: Tensor) -> Tensor:
         sizes = sent.abs()
         kept = (sizes >= percentile(sizes, self.prune_base)) & (sent != 0)
-        return torch.where(kept, candidate, sent)
+        least = float(sizes[kept].min()) if kept.any() else 0.0
+        excess = nn.functional.softshrink(candidate, least)
+        return torch.where(kept, candidate, torch.where(sent == 0, excess, sent))
 
     def _perturbed(
         self, gradients: Gradient, weights: Mapping[str, Tensor], rng: torch.Generator
