@@ -91,8 +91,8 @@ class LearnablePerturbation(Defense):
     differs: ClassVar[str] = (
         "The source's lambda, learning rates and fixed means are not known to us; its deviation is "
         "kept positive by a softplus, and each image's correlation is averaged over a batch. "
-        "Learned noise is trained from a copy of the network as received, for fewer epochs than the "
-        "source's 400. In the federation the network is trained by plain SGD, as the case says, "
+        "Learned noise is trained from a copy of the network as received, for fewer epochs than "
+        "the source's 400. In the federation the network is trained by plain SGD, as the case says, "
         "where the source has Adam. Any network with a spatial latent is cut, in 2D and 3D, with a "
         "decoder of our own where Table I's does not fit."
     )
