@@ -92,7 +92,7 @@ class LearnablePerturbation(Defense):
         "The source's lambda, learning rates and fixed means are not known to us; its deviation is "
         "kept positive by a softplus, and each image's correlation is averaged over a batch. "
         "Learned noise is trained from a copy of the network as received, for fewer epochs than "
-        "the source's 400. In the federation the network is trained by plain SGD, as the case says, "
+        "the source's 400. In the federation the network is trained by the case's plain SGD, "
         "where the source has Adam. Any network with a spatial latent is cut, in 2D and 3D, with a "
         "decoder of our own where Table I's does not fit."
     )
