@@ -67,7 +67,8 @@ class LearnablePerturbation(Defense):
 
     An attacker who knows the defense puts the noise, with the client's own means and deviations,
     into its copy of the network, and draws it anew in each iteration of its search. The decoder is
-    unknown to it and left out. See `mismatch` for what that gains.
+    unknown to it and left out. That gains most where the mean is large: then a naive attacker
+    mistakes a constant shift of the latent for the images. `mismatch` measures it.
 
     Attributes:
         kind: ``learned`` or ``fixed`` noise.
@@ -88,10 +89,10 @@ class LearnablePerturbation(Defense):
     name: ClassVar[str] = "learnable_perturbation"
     source: ClassVar[str] = "Jiang, Firouzi and Chakrabarty 2025, arXiv:2503.16542, Algorithm 1"
     differs: ClassVar[str] = (
-        "The source's lambda, learning rates and fixed means are not known; its deviation is kept "
-        "positive by a softplus, and each image's correlation is averaged over a batch. Learned "
-        "noise is trained from a copy of the network as received, for fewer epochs than the "
-        "source's 400. In the federation the network is trained by plain SGD, as the case says, "
+        "The source's lambda, learning rates and fixed means are not known to us; its deviation is "
+        "kept positive by a softplus, and each image's correlation is averaged over a batch. "
+        "Learned noise is trained from a copy of the network as received, for fewer epochs than "
+        "the source's 400. In the federation the network is trained by the case's plain SGD, "
         "where the source has Adam. Any network with a spatial latent is cut, in 2D and 3D, with a "
         "decoder of our own where Table I's does not fit."
     )
