@@ -50,6 +50,8 @@ class User:
         num_local_epochs: Passes over the records instead of a number of steps.
         num_data_per_local_update_step: Records in each step; null for all.
         local_learning_rate: Learning rate of local training.
+        local_optimizer: ``sgd`` or ``adam``; attackers play local training again for sgd only, and
+            take the change by adam for a gradient.
         aggregation: What the server sees of several clients: ``secure``, only the exact mean of
             their updates; ``plain``, each update.
     """
@@ -67,6 +69,7 @@ class User:
     num_local_epochs: int | None = None
     num_data_per_local_update_step: int | None = None
     local_learning_rate: float = 0.001
+    local_optimizer: Literal["sgd", "adam"] = "sgd"
     aggregation: Literal["secure", "plain"] = "secure"
 
     def __post_init__(self) -> None:
@@ -100,10 +103,12 @@ class User:
     @property
     def recipe(self) -> Recipe | None:
         """How each client trains; None for the gradient of one batch."""
-        one_step = self.user_type == "multiuser_aggregate" and self._steps == 1
+        plain = self._steps == 1 and self.local_optimizer == "sgd"
+        one_step = self.user_type == "multiuser_aggregate" and plain
         if self.user_type == "local_gradient" or one_step:
             return None
-        return Recipe(self._steps, self._records_per_step, self.local_learning_rate)
+        rate, optimizer = self.local_learning_rate, self.local_optimizer
+        return Recipe(self._steps, self._records_per_step, rate, optimizer=optimizer)
 
     @property
     def _records_per_step(self) -> int:

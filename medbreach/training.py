@@ -1,6 +1,6 @@
 """What one client computes: a gradient, or weights after a few local steps."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,6 +10,11 @@ from medbreach.components import ClientTask, Gradient, trainable
 from medbreach.protocol import LocalNoise
 from medbreach.randomness import lend_global
 from medbreach.types import Batch, Change, Update
+
+OPTIMIZERS: Mapping[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": torch.optim.SGD,
+    "adam": torch.optim.Adam,
+}
 
 
 @dataclass(frozen=True)
@@ -41,15 +46,18 @@ class LocalTrainer:
     def _weight_update(self, task: ClientTask) -> Update:
         assert task.recipe is not None
         recipe = task.recipe
-        before = {name: p.detach().clone() for name, p in trainable(task.model).items()}
+        weights = trainable(task.model)
+        before = {name: p.detach().clone() for name, p in weights.items()}
+        optimizer = OPTIMIZERS[recipe.optimizer](list(weights.values()), lr=recipe.lr)
         step_labels = []
         for batch in _batches(task.batch, recipe.steps, recipe.records_per_step):
             gradient = self._gradient(task, batch)
             step_labels.append(batch.labels.sort().values)
-            with torch.no_grad():
-                for name, p in trainable(task.model).items():
-                    p.sub_(recipe.lr * gradient[name])
-        change = {name: p.detach() - before[name] for name, p in trainable(task.model).items()}
+            for name, p in weights.items():
+                p.grad = gradient[name].detach().to(p)
+            optimizer.step()
+        optimizer.zero_grad()
+        change = {name: p.detach() - before[name] for name, p in weights.items()}
         update = _update(task, change, Change.DIFFERENCE)
         return replace(update, recipe=replace(recipe, labels=tuple(step_labels)))
 

@@ -8,7 +8,7 @@ counts private images, ``claims`` reconstructions; ``*space`` is ``height width`
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -136,19 +136,21 @@ class Batch:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a client trains: plain SGD over its records in order, starting again at the end.
+    """How a client trains: over its records in order, starting again at the end.
 
     Attributes:
         steps: Number of optimiser steps.
         records_per_step: Records in each step's batch.
         lr: Learning rate.
         labels: Sorted labels of each step's batch, if the client gives them away.
+        optimizer: ``sgd`` without momentum, or ``adam`` with torch's defaults, fresh each round.
     """
 
     steps: int
     records_per_step: int
     lr: float
     labels: tuple[Int[Tensor, " _step_records"], ...] | None = None
+    optimizer: Literal["sgd", "adam"] = "sgd"
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ class KnownDefenses:
         parts = []
         for k, (records, classes) in enumerate(own):
             task = self._task(model, Batch(records, classes), rng, played)
-            if recipe is None or recipe.labels is None:
+            if recipe is None or recipe.labels is None or recipe.optimizer != "sgd":
                 part = self._gradient(task, task.batch, played)
             else:
                 part = self._local_training(task, recipe, k, played)

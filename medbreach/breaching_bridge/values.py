@@ -86,13 +86,15 @@ def _shared(played: Round) -> Words:
 
 
 def usable_recipe(update: Update) -> Recipe | None:
-    """Return the recipe if it says enough to play local training again.
+    """Return the recipe if it says enough to play local training again, and it is plain SGD.
 
     Without it breaching compares a change of weights with a gradient; it is then passed on as minus
     the change, which points the same way (breaching itself passes it on with the wrong sign).
     """
     recipe = update.recipe
     if update.kind is Change.GRADIENT or recipe is None or recipe.labels is None:
+        return None
+    if recipe.optimizer != "sgd":
         return None
     return recipe
 

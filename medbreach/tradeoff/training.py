@@ -32,9 +32,9 @@ KEPT_BYTES = 2 * 2**30  # of clients' images that are kept in memory
 class Training:
     """How a federation trains, where it is not a single round that is looked at.
 
-    Each round every client trains on all its records by plain SGD, and the server takes the mean of
-    the changes of weights (federated averaging, McMahan et al. 2017, arXiv:1602.05629; every client
-    counts the same). With ``server_optimizer`` adam it takes a step of Adam along that mean instead
+    Each round every client trains on all its records by SGD or Adam, and the server takes the mean
+    of the changes of weights (federated averaging, McMahan et al. 2017, arXiv:1602.05629; every
+    client counts the same). With ``server_optimizer`` adam it takes a step of Adam along that mean instead
     (FedAdam, Reddi et al. 2020, arXiv:2003.00295, with its 0.9, 0.99 and 0.001).
 
     Attributes:
@@ -42,6 +42,7 @@ class Training:
         local_epochs: Passes over a client's records in a round.
         batch_size: Records in each step.
         learning_rate: Learning rate of the steps.
+        optimizer: ``sgd`` or ``adam``: how each client takes them.
         server_optimizer: ``sgd``: the server adds the mean change; ``adam``: FedAdam.
         server_learning_rate: Factor of the server's steps; null: 1 for sgd, 0.01 for adam.
         momentum: Momentum of the server's steps over rounds with sgd (FedAvgM); 0 for none.
@@ -51,6 +52,7 @@ class Training:
     local_epochs: int = 1
     batch_size: int = 16
     learning_rate: float = 0.05
+    optimizer: Literal["sgd", "adam"] = "sgd"
     server_optimizer: Literal["sgd", "adam"] = "sgd"
     server_learning_rate: float | None = None
     momentum: float = 0.0
@@ -81,7 +83,8 @@ class Training:
     def recipe(self, records: int) -> Recipe:
         """Return how a client with so many records trains in a round."""
         per_step = min(self.batch_size, records)
-        return Recipe(self.local_epochs * -(-records // per_step), per_step, self.learning_rate)
+        steps = self.local_epochs * -(-records // per_step)
+        return Recipe(steps, per_step, self.learning_rate, optimizer=self.optimizer)
 
 
 @dataclass
