@@ -95,7 +95,7 @@ def _grid(given: tuple[str, ...]) -> dict[str, list[Any]]:
 
 
 def _trained(made: "Tradeoff", *, quiet: bool) -> None:
-    stacks, seeds = made.session.plan.stacks, made.session.plan.options.seed_numbers
+    stacks, seeds = made.session.plan.stacks, made.trained_seeds
     total = len(stacks) * len(seeds) * made.training.rounds
     before = len(made.lines()) * made.training.rounds
     with _progress(total, before, quiet=quiet) as tell:

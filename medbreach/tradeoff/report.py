@@ -11,10 +11,21 @@ from medbreach.report.summary import summarise
 from medbreach.settings import plain
 from medbreach.storage import speaking_of, write_whole
 from medbreach.tradeoff import tables
-from medbreach.tradeoff.points import points
+from medbreach.tradeoff.line import Line
+from medbreach.tradeoff.points import Point, points
 from medbreach.tradeoff.predictions import Predictions
 from medbreach.tradeoff.run import Tradeoff
 from medbreach.tradeoff.training import Training
+
+
+def points_of(made: Tradeoff) -> list[Point]:
+    """Return a point for each stack, in the order of the plan.
+
+    Raises:
+        RecordError: Something that was kept is damaged.
+    """
+    conclusion = summarise(made.run_record()).conclusion
+    return points(_lines(made), made.predictions(), conclusion, UNDEFENDED)
 
 
 def write(made: Tradeoff) -> str:
@@ -23,12 +34,7 @@ def write(made: Tradeoff) -> str:
     Raises:
         RecordError: Something that was kept is damaged.
     """
-    lines = list(made.lines().values())
-    order = {stack: k for k, stack in enumerate(made.session.plan.stacks)}
-    lines.sort(key=lambda line: (order[line.stack], line.seed))
-    conclusion = summarise(made.run_record()).conclusion
-    predictions = made.predictions()
-    found = points(lines, predictions, conclusion, UNDEFENDED)
+    lines, found, predictions = _lines(made), points_of(made), made.predictions()
     title, about = _title(made), _about(made, predictions)
     text = tables.as_text(title, about, found)
     setting = encode(plain(made.identity))
@@ -41,13 +47,18 @@ def write(made: Tradeoff) -> str:
     return text
 
 
+def _lines(made: Tradeoff) -> list[Line]:
+    order = {stack: k for k, stack in enumerate(made.session.plan.stacks)}
+    return sorted(made.lines().values(), key=lambda line: (order[line.stack], line.seed))
+
+
 def _title(made: Tradeoff) -> str:
     return f"What defenses buy and cost: {made.session.plan.case.name}"
 
 
 def _about(made: Tradeoff, found: Mapping[tuple[str, int], Predictions]) -> list[str]:
     plan, training, sample = made.session.plan, made.training, made.session.sample
-    seeds = len(plan.options.seed_numbers)
+    seeds = len(made.trained_seeds)
     clients = plan.case.federation.default_clients
     return [
         f"{clients} clients train {plan.case.model.name} for {training.rounds} rounds of "

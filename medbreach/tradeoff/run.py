@@ -99,6 +99,11 @@ class Tradeoff:
         settings = json.loads((self.folder / SETTING).read_text())["settings"]
         return RunRecord.create(folder, header(self.session, settings), overwrite=True)
 
+    @property
+    def trained_seeds(self) -> tuple[int, ...]:
+        """The seeds that are trained for."""
+        return self.session.plan.options.seed_numbers[: self.training.seeds]
+
     def lines(self) -> dict[tuple[str, int], Line]:
         """Return what the trainings that are done came to, by stack and seed.
 
@@ -129,7 +134,7 @@ class Tradeoff:
     def train(self, tell: Tell) -> Iterator[Line]:
         """Carry out every training that is missing; record each and yield it."""
         done = self.lines()
-        for seed in self.session.plan.options.seed_numbers:
+        for seed in self.trained_seeds:
             for stack in self.session.plan.stacks:
                 if (stack, seed) in done:
                     continue

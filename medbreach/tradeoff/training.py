@@ -34,8 +34,8 @@ class Training:
 
     Each round every client trains on all its records by SGD or Adam, and the server takes the mean
     of the changes of weights (federated averaging, McMahan et al. 2017, arXiv:1602.05629; every
-    client counts the same). With ``server_optimizer`` adam it takes a step of Adam along that mean instead
-    (FedAdam, Reddi et al. 2020, arXiv:2003.00295, with its 0.9, 0.99 and 0.001).
+    client counts the same). With ``server_optimizer`` adam it takes a step of Adam along that mean
+    instead (FedAdam, Reddi et al. 2020, arXiv:2003.00295, with its 0.9, 0.99 and 0.001).
 
     Attributes:
         rounds: Number of rounds.
@@ -46,6 +46,7 @@ class Training:
         server_optimizer: ``sgd``: the server adds the mean change; ``adam``: FedAdam.
         server_learning_rate: Factor of the server's steps; null: 1 for sgd, 0.01 for adam.
         momentum: Momentum of the server's steps over rounds with sgd (FedAvgM); 0 for none.
+        seeds: Trainings of each stack, with the first of the audit's seeds; null: one for each.
     """
 
     rounds: int = 30
@@ -56,11 +57,13 @@ class Training:
     server_optimizer: Literal["sgd", "adam"] = "sgd"
     server_learning_rate: float | None = None
     momentum: float = 0.0
+    seeds: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("rounds", "local_epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("rounds", "local_epochs", "batch_size", "seeds"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
         for name in ("learning_rate", "server_learning_rate"):
             value = getattr(self, name)
             if value is not None and value <= 0:

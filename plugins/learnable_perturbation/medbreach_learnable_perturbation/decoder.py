@@ -2,7 +2,7 @@
 
 import math
 from itertools import pairwise
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -81,6 +81,18 @@ class Adversary:
     def __init__(self, decoder: nn.Module, lr: float) -> None:
         self.decoder = decoder
         self._optimizer = torch.optim.Adam(decoder.parameters(), lr)
+
+    def keep(self) -> dict[str, Any]:
+        """Return what it has learned, as plain values that go on changing with it."""
+        return {
+            "decoder": self.decoder.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+        }
+
+    def go_on(self, kept: dict[str, Any]) -> None:
+        """Put everything back to where `keep` found it."""
+        self.decoder.load_state_dict(kept["decoder"])
+        self._optimizer.load_state_dict(kept["optimizer"])
 
     def learn(self, latents: Tensor, images: Tensor) -> None:
         """Take one step towards a greater correlation of guesses and images (Eq. 2)."""

@@ -1,10 +1,10 @@
 """Noise on a network's latent, learned at the client against a decoder."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import ClassVar, Final, Literal, NamedTuple
+from typing import Any, ClassVar, Final, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +36,7 @@ STD: Final = "learnable_perturbation.std"
 
 
 class Kept(NamedTuple):
-    """What a client keeps from round to round.
+    """What a client keeps from round to round, in its memory as plain values.
 
     Attributes:
         layer: Name of the module whose output is the latent.
@@ -47,6 +47,11 @@ class Kept(NamedTuple):
     layer: str
     noise: Noise
     adversary: Adversary
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        noise = {"mean": self.noise.mean, "std": self.noise.std}
+        return {"layer": self.layer, **noise, **self.adversary.keep()}
 
 
 @dataclass(frozen=True)
@@ -144,7 +149,7 @@ class LearnablePerturbation(Defense):
         """Return local training that learns the noise first, and hints at it for who knows it."""
 
         def trained(task: ClientTask) -> Update:
-            noise = self._kept(task).noise
+            noise = self.kept(task).noise
             update = train(task)
             return replace(update, hints={**update.hints, MEAN: noise.mean, STD: noise.std})
 
@@ -152,9 +157,12 @@ class LearnablePerturbation(Defense):
 
     def step(self, gradient: StepGradient) -> StepGradient:
         """Return the gradient of Eq. 3 under noise, each after a step of the decoder."""
+        made: list[tuple[dict[str, Any], Kept]] = []
 
         def protected(task: ClientTask, batch: Batch) -> Gradient:
-            kept = self._kept(task)
+            if not made or made[-1][0] is not task.memory:
+                made.append((task.memory, self.kept(task)))
+            kept = made[-1][1]
 
             def add_noise(latents: Tensor) -> Tensor:
                 return kept.noise.on(latents, task.rng)
@@ -163,9 +171,25 @@ class LearnablePerturbation(Defense):
                 loss = task.loss
                 if self.correlation_weight > 0:
                     loss = alternating(loss, kept.adversary, self.correlation_weight, seen)
-                return gradient(replace(task, loss=loss), batch)
+                found = gradient(replace(task, loss=loss), batch)
+            task.memory[MEMORY] = kept.plain()
+            return found
 
         return protected
+
+    def deploy(
+        self, model: nn.Module, memory: Mapping[str, Any], rng: torch.Generator
+    ) -> nn.Module:
+        """Return the network with the client's noise, which stays on after training."""
+        kept = memory[MEMORY]
+        noise = Noise(kept["mean"], kept["std"])
+
+        def perturb(module: nn.Module, given: Any, latents: Tensor) -> Tensor:
+            del module, given
+            return noise.on(latents, rng)
+
+        model.get_submodule(kept["layer"]).register_forward_hook(perturb)
+        return model
 
     def simulate_step(self, gradient: StepGradient, seen: Update) -> StepGradient:
         """Return the gradient of the task's loss under noise that is drawn anew."""
@@ -215,19 +239,25 @@ class LearnablePerturbation(Defense):
         told = Noise(torch.tensor(self.mean), torch.tensor(self.std))
         return Noise(seen.hints.get(MEAN, told.mean), seen.hints.get(STD, told.std))
 
-    def _kept(self, task: ClientTask) -> Kept:
-        """Return what the client keeps; before its first round, make it."""
-        if MEMORY not in task.memory:
-            latent = self._latent(task.model, task.spec)
-            noise = Noise(torch.tensor(self.mean), torch.tensor(self.std))
-            if self.kind == "learned":
-                noise = self._pretraining()(task, latent, self.mean, self.std)
-            with borrowed_global(task.rng):
-                decoder = decoder_for(latent.shape, task.spec)
-            adversary = Adversary(decoder.to(next(task.model.parameters())), self.decoder_lr)
-            task.memory[MEMORY] = Kept(latent.layer, noise, adversary)
-        kept: Kept = task.memory[MEMORY]
-        return kept
+    def kept(self, task: ClientTask) -> Kept:
+        """Return what a client keeps; before its first round, make it, noise and all."""
+        latent = self._latent(task.model, task.spec)
+        if MEMORY in task.memory:
+            kept = task.memory[MEMORY]
+            adversary = self._adversary(task, latent, torch.Generator())  # weights are put back
+            adversary.go_on(kept)
+            return Kept(kept["layer"], Noise(kept["mean"], kept["std"]), adversary)
+        noise = Noise(torch.tensor(self.mean), torch.tensor(self.std))
+        if self.kind == "learned":
+            noise = self._pretraining()(task, latent, self.mean, self.std)
+        made = Kept(latent.layer, noise, self._adversary(task, latent, task.rng))
+        task.memory[MEMORY] = made.plain()
+        return made
+
+    def _adversary(self, task: ClientTask, latent: Latent, rng: torch.Generator) -> Adversary:
+        with borrowed_global(rng):
+            decoder = decoder_for(latent.shape, task.spec)
+        return Adversary(decoder.to(next(task.model.parameters())), self.decoder_lr)
 
     def _latent(self, model: nn.Module, spec: ImageSpec) -> Latent:
         """Return where the network is cut that the server sent.

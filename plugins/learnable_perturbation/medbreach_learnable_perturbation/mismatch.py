@@ -10,7 +10,6 @@ from torch import Tensor
 from medbreach import Batch, ClientTask, Gradient, StepGradient, Update, mean_gradient
 from medbreach_learnable_perturbation.latent import perturbed
 from medbreach_learnable_perturbation.learnable_perturbation import (
-    MEMORY,
     STD,
     Kept,
     LearnablePerturbation,
@@ -60,7 +59,7 @@ def mismatch(
         "plain": lambda: mean_gradient(task, task.batch),
         "shifted": lambda: defense.simulate_step(mean_gradient, unvaried)(task, task.batch),
         "adaptive": lambda: _mean(defense.simulate_step(mean_gradient, update), task, rng, draws),
-        "oracle": lambda: _mean(_with_decoder(defense, client.memory[MEMORY]), task, rng, draws),
+        "oracle": lambda: _mean(_with_decoder(defense, defense.kept(client)), task, rng, draws),
     }
     names = list(update.change) if only is None else list(only)
     return Mismatch(

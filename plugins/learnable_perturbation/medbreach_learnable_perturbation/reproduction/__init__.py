@@ -1,0 +1,1 @@
+"""The tables of arXiv:2503.16542, made again."""
