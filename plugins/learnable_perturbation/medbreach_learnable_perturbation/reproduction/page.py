@@ -96,7 +96,8 @@ def about(setting: Setting) -> list[str]:
         f"{PUBLICATION}. The update of 5 local epochs over 8 records is inverted (inverting "
         f"gradients, {scale.iterations} iterations; published 24,000 in its source), "
         f"{scale.batches} batches of other records. Table I's network with a first convolution of "
-        f"{scale.width} channels (published 64) is trained by 4 clients for {scale.rounds} rounds with Adam.",
+        f"{scale.width} channels (published 64) is trained by 4 clients for {scale.rounds} rounds "
+        "with Adam.",
     ]
 
 
