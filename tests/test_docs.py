@@ -14,6 +14,8 @@ SLOW = {
     "README.md",
     "docs/how-to/check-a-model.md",
     "docs/how-to/pipeline.md",
+    "docs/how-to/weigh-defenses.md",
+    "docs/how-to/write-a-defense.md",
     "docs/how-to/write-an-attack.md",
     "docs/tutorial/first-audit.md",
 }
@@ -21,7 +23,8 @@ SLOW = {
 
 def marked(page):
     name = str(page.relative_to(REPOSITORY))
-    return pytest.param(page, id=name, marks=pytest.mark.slow if name in SLOW else ())
+    slow = name in SLOW or name.startswith("docs/defenses/")
+    return pytest.param(page, id=name, marks=pytest.mark.slow if slow else ())
 
 
 @pytest.fixture
