@@ -11,6 +11,7 @@ from markupsafe import Markup, escape
 from medbreach.statistics import Rate
 from medbreach.tradeoff.points import Point
 from medbreach.tradeoff.tables import interval
+from medbreach.types import Verdict
 from medbreach_learnable_perturbation.reproduction.lines import ATTACKERS, Attacked, Baseline
 from medbreach_learnable_perturbation.reproduction.setting import PUBLICATION, Setting, Variant
 
@@ -93,11 +94,11 @@ def about(setting: Setting) -> list[str]:
     """Return what was computed, in sentences."""
     scale = setting.scale
     return [
-        f"{PUBLICATION}. The update of 5 local epochs over 8 records is inverted (inverting "
-        f"gradients, {scale.iterations} iterations; published 24,000 in its source), "
-        f"{scale.batches} batches of other records. Table I's network with a first convolution of "
-        f"{scale.width} channels (published 64) is trained by 4 clients for {scale.rounds} rounds "
-        "with Adam.",
+        f"{PUBLICATION}. The update of 5 local epochs over {scale.records} records (published 8) "
+        f"is inverted: inverting gradients, {scale.iterations} iterations (published 24,000 in its "
+        f"source), {scale.batches} batches of other records. Table I's network with a first "
+        f"convolution of {scale.width} channels (published 64) is trained by 4 clients for "
+        f"{scale.rounds} rounds with Adam.",
     ]
 
 
@@ -124,8 +125,15 @@ def _guess(one: Baseline) -> list[str]:
 
 
 def verdicts(rows: Sequence[Row]) -> list[str]:
-    """Return what the learned noise does against either attacker, a sentence each."""
+    """Return what each variant does against either attacker, a sentence each."""
+    bare = rows[0].attacked.get("plain")
     found = []
+    if bare is not None and rows[0].point.leaks[0].verdict is not Verdict.LEAK:
+        found.append(
+            "The update without any defense gave away no more than chance allows either "
+            f"({bare.identified.count} of {bare.identified.total} identified), so the other rows "
+            "say nothing of defenses: the attack needs more iterations, as in --full."
+        )
     for row in rows:
         if set(row.attacked) != set(ATTACKERS):
             continue

@@ -8,7 +8,6 @@ from typing import Any, Final, NamedTuple
 from medbreach import DataError
 
 PUBLICATION: Final = "Jiang, Firouzi and Chakrabarty 2025, arXiv:2503.16542"
-RECORDS: Final = 8  # in a batch, as published
 EPOCHS: Final = 5  # of local training before the update that is attacked, as published
 
 DP_PSNR: Final[Mapping[str, tuple[float, ...]]] = {
@@ -43,6 +42,7 @@ class Scale(NamedTuple):
     """How much is computed.
 
     Attributes:
+        records: In a batch that is attacked; published: 8.
         width: Of the network's first convolution; published: 64.
         rounds: Of training.
         iterations: Of the attack.
@@ -53,6 +53,7 @@ class Scale(NamedTuple):
         means: How many of the fixed means.
     """
 
+    records: int
     width: int
     rounds: int
     iterations: int
@@ -63,9 +64,9 @@ class Scale(NamedTuple):
     means: int
 
 
-QUICK: Final = Scale(8, 15, 100, 2, 1, 1, 1, 1)
-NORMAL: Final = Scale(16, 30, 300, 8, 1, 3, 2, 2)
-FULL: Final = Scale(64, 400, 24000, 8, 3, 6, 6, 3)
+QUICK: Final = Scale(2, 8, 20, 300, 4, 1, 1, 1, 1)
+NORMAL: Final = Scale(8, 16, 30, 2400, 8, 1, 3, 2, 2)
+FULL: Final = Scale(8, 64, 400, 24000, 8, 3, 6, 6, 3)
 
 
 class Variant(NamedTuple):
@@ -108,9 +109,11 @@ class Setting:
         rate = 0.001
         return [
             "case=learnable_perturbation", *self._images(), f"case.model.width={scale.width}",
-            f"case.user.num_data_points={RECORDS}", f"case.user.num_local_epochs={EPOCHS}",
-            f"case.user.num_data_per_local_update_step={RECORDS}",
+            f"case.user.num_data_points={scale.records}", f"case.user.num_local_epochs={EPOCHS}",
+            f"case.user.num_data_per_local_update_step={scale.records}",
             "attack=invertinggradients", f"attack.optim.max_iterations={scale.iterations}",
+            "attack.optim.step_size_decay=cosine-decay",
+            "attack.regularization.total_variation.scale=0.05",
             f"audit.seeds={scale.batches}", "audit.metrics=[psnr,mse,mse_normalised,ssim]",
             f"training.rounds={scale.rounds}", f"training.seeds={scale.trained}",
             "training.optimizer=adam", f"training.learning_rate={rate}",
