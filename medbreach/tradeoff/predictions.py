@@ -33,7 +33,7 @@ class Predictions:
     Attributes:
         probabilities: Of each class, a row an image.
         labels: Class of each image.
-        patients: Number of each image's patient.
+        patients: Number of each image's patient, the same whatever the seed.
     """
 
     probabilities: Float[Tensor, "n classes"]
@@ -126,25 +126,31 @@ def cost(with_it: Sequence[Predictions], without: Sequence[Predictions]) -> dict
 def _bootstrap(
     sides: Sequence[Sequence[Predictions]],
 ) -> Iterable[list[Mapping[str, float]]]:
-    """Yield, for each draw of patients, each side's mean over seeds."""
+    """Yield, for each draw of patients, each side's mean over seeds.
+
+    A patient who is tested with several seeds is drawn for all of them: what networks say of one
+    patient is no independent evidence. A seed with none of those drawn is left out of that draw.
+    """
     rng = np.random.default_rng(0)
     places = [[_by_patient(one) for one in side] for side in sides]
+    patients = sorted(set().union(*places[0]))
     for _ in range(DRAWS):
-        picked = [rng.integers(len(own), size=len(own)) for own in places[0]]
+        picked = [patients[k] for k in rng.integers(len(patients), size=len(patients))]
         yield [
             _mean(
                 [
-                    measure(one, np.concatenate([own[p] for p in pick]))
-                    for one, own, pick in zip(side, there, picked, strict=True)
+                    measure(one, np.concatenate(drawn))
+                    for one, own in zip(side, there, strict=True)
+                    if (drawn := [own[p] for p in picked if p in own])
                 ]
             )
             for side, there in zip(sides, places, strict=True)
         ]
 
 
-def _by_patient(predictions: Predictions) -> list[NDArray[np.intp]]:
+def _by_patient(predictions: Predictions) -> dict[int, NDArray[np.intp]]:
     patients = predictions.patients.numpy()
-    return [np.flatnonzero(patients == patient) for patient in np.unique(patients)]
+    return {int(p): np.flatnonzero(patients == p) for p in np.unique(patients)}
 
 
 def _mean(values: Sequence[Mapping[str, float]]) -> dict[str, float]:

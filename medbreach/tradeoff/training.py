@@ -34,8 +34,8 @@ class Training:
 
     Each round every client trains on all its records by SGD or Adam, and the server takes the mean
     of the changes of weights (federated averaging, McMahan et al. 2017, arXiv:1602.05629; every
-    client counts the same). With ``server_optimizer`` adam it takes a step of Adam along that mean instead
-    (FedAdam, Reddi et al. 2020, arXiv:2003.00295, with its 0.9, 0.99 and 0.001).
+    client counts the same). With ``server_optimizer`` adam it takes a step of Adam along that mean
+    instead (FedAdam, Reddi et al. 2020, arXiv:2003.00295, with its 0.9, 0.99 and 0.001).
 
     Attributes:
         rounds: Number of rounds.
@@ -216,9 +216,9 @@ class FederatedTraining:
 
     @functools.cached_property
     def _patients(self) -> Tensor:
-        names = [self.collection.entries[i].patient for i in self._test]
-        numbers = {name: k for k, name in enumerate(sorted(set(names)))}
-        return torch.tensor([numbers[name] for name in names], dtype=torch.long)
+        entries = self.collection.entries
+        numbers = {name: k for k, name in enumerate(sorted({e.patient for e in entries}))}
+        return torch.tensor([numbers[entries[i].patient] for i in self._test], dtype=torch.long)
 
     def deployed(self, state: State) -> list[nn.Module]:
         """Return the network as each client uses it; one for all if no defense changes it."""
