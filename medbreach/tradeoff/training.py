@@ -18,7 +18,7 @@ from medbreach.errors import ContractError
 from medbreach.measure import synchronise
 from medbreach.population import Deal
 from medbreach.randomness import Seeds
-from medbreach.round import agreed_network, mean_update, trainer
+from medbreach.round import aggregated, agreed_network, given_by, mean_update, trainer, vet
 from medbreach.tradeoff.predictions import Predictions, predict
 from medbreach.types import Batch, Change, Guarantee, Recipe, Update
 
@@ -67,6 +67,8 @@ class Training:
                 raise ValueError(f"{name} must be positive, got {value}")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum must lie from 0 to below 1, got {self.momentum}")
+        if self.momentum and self.server_optimizer != "sgd":
+            raise ValueError("momentum has no effect with server_optimizer adam: leave one out")
 
     def server_step(
         self, change: Tensor, first: Tensor, second: Tensor
@@ -85,6 +87,22 @@ class Training:
         per_step = min(self.batch_size, records)
         steps = self.local_epochs * -(-records // per_step)
         return Recipe(steps, per_step, self.learning_rate, optimizer=self.optimizer)
+
+
+def guarantees(
+    defenses: Sequence[Defense], training: Training, dealt: Deal
+) -> tuple[Guarantee, ...]:
+    """Return what differential privacy defenses give over a training.
+
+    The client with the most steps counts.
+
+    Raises:
+        ConfigError: A defense is asked for a guarantee that its mechanism does not give.
+    """
+    most = max(map(len, dealt.clients))
+    recipe = training.recipe(most)
+    work = Workload(recipe.steps, recipe.records_per_step, most, training.rounds)
+    return given_by(defenses, work)
 
 
 @dataclass
@@ -152,24 +170,19 @@ class FederatedTraining:
         self._few = 4 * images * math.prod(self.collection.spec.shape) < KEPT_BYTES
         self._kept: dict[int, Batch] = {}
 
-    def guarantees(self) -> list[Guarantee]:
-        """Return what differential privacy the defenses give over this training.
-
-        The client with the most steps counts.
-        """
-        most = max(map(len, self.dealt.clients))
-        recipe = self.training.recipe(most)
-        work = Workload(recipe.steps, recipe.records_per_step, most, self.training.rounds)
-        given = [defense.guarantee(work) for defense in self.defenses]
-        return [one for one in given if one is not None]
+    def guarantees(self) -> tuple[Guarantee, ...]:
+        """Return what differential privacy the defenses give over this training."""
+        return guarantees(self.defenses, self.training, self.dealt)
 
     def start(self) -> State:
         """Return the state before the first round.
 
         Raises:
             ModelError: The network does not fit the images, or a defense not the network.
+            Refused: A defense will not train it.
         """
         agreed = agreed_network(self.case, self.sample, self.defenses, self.seeds)
+        vet(self.defenses, agreed, self.sample.spec)
         model = agreed.to(self.device, self.case.dtype)
         return State(model, [{} for _ in self.dealt.clients])
 
@@ -189,8 +202,8 @@ class FederatedTraining:
                 self._train(self._task(state, k)) for k in range(len(self.dealt.clients))
             ]
             for defense in self.defenses:
-                updates = defense.aggregate(updates)
-            self._apply(state, mean_update(list(updates)))
+                updates = aggregated(defense, updates, state.model)
+            self._apply(state, mean_update(updates))
             synchronise(self.device)
             state.seconds += time.perf_counter() - began
             state.rounds += 1
@@ -221,13 +234,21 @@ class FederatedTraining:
         return torch.tensor([numbers[entries[i].patient] for i in self._test], dtype=torch.long)
 
     def deployed(self, state: State) -> list[nn.Module]:
-        """Return the network as each client uses it; one for all if no defense changes it."""
+        """Return the network as each client uses it; one for all if no defense changes it.
+
+        Raises:
+            ContractError: A defense returns no network.
+        """
         changed = any(type(d).deploy is not Defense.deploy for d in self.defenses)
         networks = []
         for k, memory in enumerate(state.memories if changed else state.memories[:1]):
-            network = copy.deepcopy(state.model).eval()
+            network: Any = copy.deepcopy(state.model).eval()
             for defense in self.defenses:
                 network = defense.deploy(network, memory, self.seeds.stream(f"deploy/{k}"))
+                if not isinstance(network, nn.Module):
+                    raise ContractError(
+                        f"{defense.name} deploys a {type(network).__name__}, no network"
+                    )
             networks.append(network)
         return networks
 
