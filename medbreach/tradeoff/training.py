@@ -4,7 +4,7 @@ import copy
 import functools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -19,13 +19,13 @@ from medbreach.measure import synchronise
 from medbreach.population import Deal
 from medbreach.randomness import Seeds
 from medbreach.round import aggregated, agreed_network, given_by, mean_update, trainer, vet
-from medbreach.tradeoff.predictions import Predictions, predict
+from medbreach.tradeoff.predictions import Predictions, at_a_time, predict
 from medbreach.types import Batch, Change, Guarantee, Recipe, Update
 
 BETAS = (0.9, 0.99)  # of FedAdam, as its authors take them
 ADAPTIVITY = 1e-3  # likewise
 ADAM_RATE = 0.01  # likewise
-KEPT_BYTES = 2 * 2**30  # of clients' images that are kept in memory
+KEPT_BYTES = 2 * 2**30  # of images that are kept in memory, those for testing included
 
 
 @dataclass(frozen=True)
@@ -166,9 +166,10 @@ class FederatedTraining:
 
     def __post_init__(self) -> None:
         self._train: LocalTraining = trainer(self.case, self.defenses)
-        images = sum(map(len, self.dealt.clients))
+        images = sum(map(len, self.dealt.clients)) + len(self._test)
         self._few = 4 * images * math.prod(self.collection.spec.shape) < KEPT_BYTES
         self._kept: dict[int, Batch] = {}
+        self._kept_parts: list[Tensor] = []
 
     def guarantees(self) -> tuple[Guarantee, ...]:
         """Return what differential privacy the defenses give over this training."""
@@ -213,15 +214,22 @@ class FederatedTraining:
     def predictions(self, state: State) -> Predictions:
         """Return what the trained network says of the public's labelled images."""
         networks = self.deployed(state)
-        return predict(networks, self.sample.spec, self._tested, self._labels, self._patients)
+        return predict(networks, self.sample.spec, self._tested(), self._labels, self._patients)
 
     @functools.cached_property
     def _test(self) -> tuple[int, ...]:
         return tuple(i for i in self.dealt.public if self.dealt.labels[i] is not None)
 
-    @functools.cached_property
-    def _tested(self) -> Tensor:
-        return self.collection.images(self._test)
+    def _tested(self) -> Iterable[Tensor]:
+        """Return the test images, some at a time; few enough ones are read once."""
+        if self._few and not self._kept_parts:
+            self._kept_parts = list(self._read())
+        return self._kept_parts or self._read()
+
+    def _read(self) -> Iterator[Tensor]:
+        size = at_a_time(self.collection.spec)
+        for start in range(0, len(self._test), size):
+            yield self.collection.images(self._test[start : start + size])
 
     @functools.cached_property
     def _labels(self) -> Tensor:

@@ -130,6 +130,19 @@ def test_defenses_count_the_rounds_and_are_deployed_for_each_client():
     assert len(federated().deployed(trained(federated()))) == 1
 
 
+def test_many_images_are_read_and_shown_some_at_a_time(monkeypatch):
+    made = federated()
+    said = made.predictions(made.start())
+    monkeypatch.setattr("medbreach.tradeoff.training.KEPT_BYTES", 0)
+    monkeypatch.setattr("medbreach.tradeoff.predictions.VALUES", 3 * 3 * 16 * 16)
+    few = federated()
+    assert max(map(len, few._tested())) == 3
+    assert not few._kept_parts
+    again = few.predictions(few.start())
+    assert torch.allclose(again.probabilities, said.probabilities, atol=1e-6)
+    assert torch.equal(again.labels, said.labels)
+
+
 def test_a_training_that_diverges_says_so():
     with pytest.raises(ContractError, match="not finite"):
         trained(federated(Training(rounds=5, learning_rate=1e20), [Counting()]))
