@@ -29,7 +29,7 @@ from medbreach.parts import Part, finished
 from medbreach.plan import UNDEFENDED, Attempt, Plan
 from medbreach.progress import Watch, current, watched_by
 from medbreach.randomness import Seeds
-from medbreach.round import agreed_network, honest_network, planted, play
+from medbreach.round import agreed_network, given_by, honest_network, planted, play
 from medbreach.scoring import Score, Scorer
 from medbreach.statistics import tail
 from medbreach.text import blaming, in_a_line
@@ -121,7 +121,7 @@ def check(plan: Plan, collection: Collection) -> Sample:
     network = honest_network(plan.case, sample, Seeds(first))
     _try_loss(plan.case, network, sample)
     for stack in plan.stacks.values():
-        list(guarantees(plan.case, stack))
+        guarantees(plan.case, stack)
         agreed_network(plan.case, sample, stack, Seeds(first))
     public = sample.public if plan.case.server.has_external_data else sample.public[:0]
     with blaming(ModelError, f"{plan.case.server.name} cannot change the network"):
@@ -189,7 +189,7 @@ def _attempt(bench: _Bench, attempt: Attempt, earlier: Iterable[Finding]) -> Out
         verdict=Verdict.FAILED,
         level=plan.levels.single,
         device=str(bench.device),
-        guarantees=tuple(guarantees(plan.case, plan.stacks.get(attempt.stack, ()))),
+        guarantees=guarantees(plan.case, plan.stacks.get(attempt.stack, ())),
     )
     try:
         scored, sample, claims = _tried(bench, attempt, blank)
@@ -200,21 +200,22 @@ def _attempt(bench: _Bench, attempt: Attempt, earlier: Iterable[Finding]) -> Out
     return Outcome(attempt, replace(scored, verdict=verdict, note=note), sample, claims)
 
 
-def guarantees(case: Case, stack: Sequence[Defense]) -> Iterator[Guarantee]:
-    """Yield what differential privacy defenses give over a whole training of such rounds.
+def guarantees(case: Case, stack: Sequence[Defense]) -> tuple[Guarantee, ...]:
+    """Return what differential privacy defenses give over a whole training of such rounds.
 
     A server that asks several times about the same records learns from each answer.
+
+    Raises:
+        ConfigError: A defense is asked for a guarantee that its mechanism does not give.
     """
     user, recipe = case.user, case.user.recipe
     work = Workload(
         steps=case.server.num_queries * (1 if recipe is None else recipe.steps),
         records_per_step=user.num_data_points if recipe is None else recipe.records_per_step,
         records=user.num_data_points,
+        updates=case.server.num_queries,
     )
-    for defense in stack:
-        given = defense.guarantee(work)
-        if given is not None:
-            yield given
+    return given_by(stack, work)
 
 
 def _tried(

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from medbreach.case import Case
 from medbreach.components import Attack, Defense, Metric
 from medbreach.errors import ConfigError
-from medbreach.text import file_name
+from medbreach.text import blaming, file_name
 from medbreach.types import Role
 
 BLIND = ("blind_guess", "random_public_image")
@@ -143,7 +143,8 @@ class Plan:
             raise ConfigError(f"two attempts would both be recorded as {twice}: rename one")
         for name, stack in self.stacks.items():
             for defense in stack:
-                conflict = defense.conflict(stack)
+                with blaming(ConfigError, f"{defense.name} cannot tell what it conflicts with"):
+                    conflict = defense.conflict(stack)
                 if conflict:
                     raise ConfigError(f"defense={name}: {conflict}")
 

@@ -17,10 +17,11 @@ from medbreach.components import (
     Planted,
     Server,
     StepGradient,
+    Workload,
     is_finite,
     trainable,
 )
-from medbreach.errors import ContractError, ModelError
+from medbreach.errors import ConfigError, ContractError, ModelError
 from medbreach.measure import available_memory
 from medbreach.models.weights import load_weights
 from medbreach.protocol import User
@@ -29,7 +30,7 @@ from medbreach.servers.honest_but_curious import set_state
 from medbreach.servers.room import check_room
 from medbreach.text import blaming
 from medbreach.training import LocalTrainer
-from medbreach.types import Batch, Exchange, ImageSpec, Round, Update
+from medbreach.types import Batch, Exchange, Guarantee, ImageSpec, Round, Update
 
 
 def play(
@@ -62,12 +63,12 @@ def play(
         for k in range(len(sample.clients)):
             received = _received(case.server, made, k)
             if not (vetted and received is sent):
-                _vet(defenses, received, sample.spec)
+                vet(defenses, received, sample.spec)
             vetted = vetted or received is sent
             task = _task(case, sample, k, received, training, seeds, query, device)
             updates.append(train(replace(task, memory=memories[k])))
         for defense in defenses:
-            updates = _aggregated(defense, updates, sent)
+            updates = aggregated(defense, updates, sent)
         sent = sent.to(device, case.dtype).train(training)
         rounds.append([Round(sent, u, training, secret) for u in visible(updates, case.user)])
     return tuple(
@@ -120,7 +121,12 @@ def _received(server: Server, made: Planted, client: int) -> nn.Module:
     return received
 
 
-def _vet(defenses: Sequence[Defense], received: nn.Module, spec: ImageSpec) -> None:
+def vet(defenses: Sequence[Defense], received: nn.Module, spec: ImageSpec) -> None:
+    """Have every defense inspect what a client received.
+
+    Raises:
+        Refused: One will not train it.
+    """
     for defense in defenses:
         defense.vet(copy.deepcopy(received), spec)
 
@@ -172,6 +178,19 @@ def agreed_network(
         if not isinstance(network, nn.Module):
             raise ContractError(f"{defense.name} returned a {type(network).__name__}, no network")
     return network  # type: ignore[no-any-return]
+
+
+def given_by(defenses: Sequence[Defense], work: Workload) -> tuple[Guarantee, ...]:
+    """Return what differential privacy each defense gives over a whole training, if it gives any.
+
+    Raises:
+        ConfigError: One is asked for a guarantee that its mechanism does not give.
+    """
+    given = []
+    for defense in defenses:
+        with blaming(ConfigError, f"{defense.name} cannot tell its guarantee"):
+            given.append(defense.guarantee(work))
+    return tuple(one for one in given if one is not None)
 
 
 def trainer(case: Case, defenses: Sequence[Defense]) -> LocalTraining:
@@ -319,7 +338,12 @@ def _checked(defense: Defense, train: LocalTraining) -> LocalTraining:
     return checked
 
 
-def _aggregated(defense: Defense, updates: Sequence[Update], model: nn.Module) -> list[Update]:
+def aggregated(defense: Defense, updates: Sequence[Update], model: nn.Module) -> list[Update]:
+    """Return what a defense makes of the clients' updates.
+
+    Raises:
+        ContractError: It leaves none, or one that does not fit the model or is not finite.
+    """
     kept = [_sound(defense, update, model) for update in defense.aggregate(updates)]
     if not kept:
         raise ContractError(f"{defense.name} left no update to aggregate")

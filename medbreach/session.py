@@ -111,18 +111,17 @@ def header(
     session: Session,
     settings: Settings,
     overrides: Sequence[str] = (),
-    user_network: UserNetwork | None = None,
 ) -> dict[str, Any]:
     """Return what the run record keeps of a session, as plain values."""
-    plan = session.plan
+    plan, model = session.plan, session.plan.case.model
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "overrides": list(overrides),
         "settings": plain(settings),
         "resolved": _resolved(plan, settings),
         "attempts": [a.id for a in plan.attempts()],
-        "user_network": user_network and _user_network(user_network),
-        "weights_sha256": _digest(plan.case.weights),
+        "user_network": _user_network(model) if isinstance(model, UserNetwork) else None,
+        "weights_sha256": digest(plan.case.weights),
         "images": _images(session),
         "device": str(session.device),
         "software": software(),
@@ -184,7 +183,7 @@ def _check_same(record: RunRecord, session: Session) -> None:
         raise RecordError(
             f"{record.folder} was planned by another version of medbreach or its plugins"
         )
-    if header.get("weights_sha256") != _digest(session.plan.case.weights):
+    if header.get("weights_sha256") != digest(session.plan.case.weights):
         raise RecordError(
             f"{session.plan.case.weights} is not the weights file that {record.folder} began with"
         )
@@ -238,7 +237,8 @@ def _with_the_channels_of(
     return dataclasses.replace(plan, case=case), fitted.open()
 
 
-def _digest(file: str | None) -> str | None:
+def digest(file: str | None) -> str | None:
+    """Return the SHA-256 of a file of weights, if there is one."""
     if file is None:
         return None
     return hashlib.sha256(Path(file).expanduser().read_bytes()).hexdigest()

@@ -153,6 +153,24 @@ def test_the_guarantee_counts_the_steps_of_the_case():
     assert epsilons(server=curious) == [35.0], "five answers about the same records"
 
 
+def test_the_guarantee_counts_the_updates_of_a_round():
+    @dataclass(frozen=True)
+    class PerUpdate(Private):
+        def guarantee(self, work):
+            return replace(super().guarantee(work), epsilon=float(work.updates))
+
+    curious = replace(tiny_case().server, num_queries=5)
+    (given,) = guarantees(tiny_case(server=curious), [PerUpdate()])
+    assert given.epsilon == 5
+
+
+@pytest.mark.parametrize("method", ["guarantee", "conflict"])
+def test_a_defense_that_cannot_be_asked_is_named(method):
+    broken = type("Broken", (Named,), {method: lambda self, _: 1 / 0})()
+    with pytest.raises(ConfigError, match=r"named cannot tell .*division by zero"):
+        guarantees(tiny_case(), Plan(tiny_case(), {}, {"a": (broken,)}, ()).stacks["a"])
+
+
 @pytest.mark.parametrize("epsilon", [2.5, math.inf])
 def test_guarantees_are_kept_in_the_record(epsilon):
     given = Guarantee(epsilon, 1e-5, "client", "add or remove one", 3, "how: 1.5 of it")

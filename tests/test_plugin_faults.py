@@ -337,3 +337,20 @@ def test_a_listener_that_raises_does_not_stop_an_audit(installed, tmp_path, body
     assert ran.code == 1
     assert len(findings) == 4
     assert told in ran.err
+
+
+@pytest.mark.parametrize("offer", ["5", "[5]", "[click.Command(None)]"])
+def test_reproductions_that_are_no_commands(offer, installed):
+    code = f"""
+    import click
+    from medbreach import hookimpl
+
+    @hookimpl
+    def medbreach_reproductions():
+        return {offer}
+    """
+    with installed(bad=code):
+        ran = run_program("reproduce", "--help")
+        assert ran.code == 2
+        assert "was offered as a command of medbreach reproduce, which it is not" in ran.err
+        assert run_program("reproduce", "dkfz_2d", "--help").code == 0

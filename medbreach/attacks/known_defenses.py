@@ -43,6 +43,9 @@ class KnownDefenses:
     ) -> Gradient:
         """Return the update, by parameter name, that images would have given.
 
+        A change of weights whose recipe is withheld, or is not plain SGD, is taken for one step of
+        rate 1: it points the right way, but its size is not known.
+
         Args:
             model: The network as sent.
             images: Candidates in the spec's unit, each client's in turn.
@@ -58,6 +61,8 @@ class KnownDefenses:
             task = self._task(model, Batch(records, classes), rng, played)
             if recipe is None or recipe.labels is None or recipe.optimizer != "sgd":
                 part = self._gradient(task, task.batch, played)
+                if seen.kind is Change.DIFFERENCE:
+                    part = {name: -g for name, g in part.items()}
             else:
                 part = self._local_training(task, recipe, k, played)
             for defense in self.exchange.defenses:

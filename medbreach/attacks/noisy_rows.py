@@ -107,12 +107,15 @@ def _doubt_of_unsent(
     """Return how far entries may be from zero that were not sent: a deviation, 0 where sent.
 
     If the smallest entries were left out they are below the least that was sent, else they may be
-    anything. A row whose bias was not moved either had nothing to send.
+    anything, as they may if nothing was sent at all. A row whose bias was not moved either had
+    nothing to send.
     """
     unsent = (weight == 0) & (bias != 0)[:, None]
     if not bool(unsent.any()):
         return torch.zeros_like(weight)
     there = weight[weight != 0].abs()
+    if not len(there):
+        return torch.where(unsent, math.inf, 0.0)
     least, usual = float(there.min()), float(there.median())
     doubt = least / math.sqrt(3) if least > BY_SIZE * usual else math.inf
     return torch.where(unsent, doubt, 0.0)

@@ -81,6 +81,10 @@ class Prior:
 
     def _restored(self, image: Tensor, noise: Tensor) -> Tensor:
         known = noise.isfinite()
+        if not bool(known.any()):
+            return self.mean.to(image)
+        if not bool(noise.any()):  # nothing to take off, in images that may be large
+            return image
         centred = torch.where(known, image - self.mean, 0.0).double()
         variance = torch.where(known, noise.double().square(), torch.inf)
         beside = centred - self._along(centred, variance, self.floor)

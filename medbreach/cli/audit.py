@@ -98,7 +98,7 @@ def audit_command(
     with waiting(READING, quiet=quiet):
         session = prepare(chosen, where, network)
     refuse_inert(settings, session.plan, chosen)
-    head = header(session, chosen, settings, network)
+    head = header(session, chosen, settings)
     folder = out or Path("runs") / _folder_name(session.plan.case.name)
     record = RunRecord.create(folder, head, overwrite=overwrite)
     return _carry_out(session, record, fail_on, quiet, model)

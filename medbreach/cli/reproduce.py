@@ -1,11 +1,14 @@
 """``medbreach reproduce``."""
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
 from medbreach.cli.audit import DEVICE
 from medbreach.cli.verbosity import VERBOSE
+from medbreach.errors import PluginError
 
 
 class Published(click.Group):
@@ -39,8 +42,22 @@ class Published(click.Group):
         from medbreach import plugins
 
         for offered in plugins.call("medbreach_reproductions"):
-            for command in offered:
-                self.commands.setdefault(command.name, command)
+            for name, command in _named(offered):
+                self.commands.setdefault(name, command)
+
+
+def _named(offered: Any) -> Iterator[tuple[str, click.Command]]:
+    """Yield the commands that a plugin offers, by name.
+
+    Raises:
+        PluginError: It offers something else.
+    """
+    for command in offered if isinstance(offered, Iterable) else [offered]:
+        if not (isinstance(command, click.Command) and command.name):
+            raise PluginError(
+                f"{command!r} was offered as a command of medbreach reproduce, which it is not"
+            )
+        yield command.name, command
 
 
 @click.group("reproduce", cls=Published)

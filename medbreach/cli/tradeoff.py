@@ -89,6 +89,8 @@ def _grid(given: tuple[str, ...]) -> dict[str, list[Any]]:
         _, dot, key = place.partition(".")
         if not (equals and dot and key):
             raise ConfigError(f"--grid {text!r}: write DEFENSE.KEY=[V1,V2,...]")
+        if place in found:
+            raise ConfigError(f"--grid {place} is given twice: write all values in one list")
         values = value_of(f"defense.{key}={written}")
         found[place] = values if isinstance(values, list) else [values]
     return found

@@ -87,13 +87,15 @@ class Workload(NamedTuple):
     """What a client computes in a training.
 
     Attributes:
-        steps: Steps in each round.
+        steps: Steps in each round, for all its updates.
         records_per_step: Records in each step.
         records: Records that the client trains on in a round.
         rounds: Rounds that it takes part in; None if the audit of one round does not know.
+        updates: Updates that it sends in each round: one for each query of the server.
     """
 
     steps: int
     records_per_step: int
     records: int
     rounds: int | None = None
+    updates: int = 1

@@ -37,7 +37,7 @@ class Point(NamedTuple):
         seconds: Of a round, all clients together; None if no training ended.
         times: The same over that without defense; None without it.
         leaks: What each attack read.
-        guarantees: What differential privacy the training has.
+        guarantees: What differential privacy the training has, with the seed where it is least.
         problems: Why a training or an attack came to nothing.
         seeds: Trainings that ended.
     """
@@ -107,7 +107,7 @@ def points(
                 seconds=mine,
                 times=mine / base if mine and base else None,
                 leaks=tuple(map(_leak, cells)),
-                guarantees=own[0].guarantees,
+                guarantees=_weakest(own),
                 problems=tuple(
                     dict.fromkeys(filter(None, [*(x.problem for x in own), *_notes(cells)]))
                 ),
@@ -133,6 +133,12 @@ def front(found: Sequence[Point], measure: str = "accuracy") -> list[Point]:
         )
 
     return sorted((p for p in there if not beaten(p)), key=place)
+
+
+def _weakest(lines: Sequence[Line]) -> tuple[Guarantee, ...]:
+    """Return the guarantees of the seed that has the greatest epsilon; clients differ in size."""
+    given = [line.guarantees for line in lines]
+    return max(given, key=lambda own: max((one.epsilon for one in own), default=0.0))
 
 
 def _leak(cell: Cell) -> Leak:

@@ -1,5 +1,6 @@
 """How good a trained network is, with intervals over patients."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 from medbreach.types import ImageSpec
 
 DRAWS: Final = 1000  # of the bootstrap
-AT_A_TIME: Final = 256  # images
+AT_A_TIME: Final = 256  # images, at most
+VALUES: Final = 2**22  # of images at a time: a layer of 64 channels makes a GiB of them
 MEASURES: Final = ("accuracy", "auc", "f1")
 
 
@@ -33,7 +35,7 @@ class Predictions:
     Attributes:
         probabilities: Of each class, a row an image.
         labels: Class of each image.
-        patients: Number of each image's patient.
+        patients: Number of each image's patient, the same whatever the seed.
     """
 
     probabilities: Float[Tensor, "n classes"]
@@ -45,21 +47,36 @@ class Predictions:
 def predict(
     networks: Sequence[nn.Module],
     spec: ImageSpec,
-    images: Float[Tensor, "n channels *space"],
+    parts: Iterable[Float[Tensor, "some channels *space"]],
     labels: Int[Tensor, " n"],
     patients: Int[Tensor, " n"],
 ) -> Predictions:
-    """Return what each of several networks says of the same images, one after the other."""
-    found = []
-    for network in networks:
-        like = next(network.parameters())
-        parts = [
-            network(spec.normalise(part.to(like))).softmax(1)
-            for part in torch.split(images, AT_A_TIME)
-        ]
-        found.append(torch.cat(parts).cpu().float())
+    """Return what each of several networks says of the same images, one network after the other.
+
+    Args:
+        networks: The networks, in evaluation mode.
+        spec: What is known about the images.
+        parts: The images, as many at a time as `at_a_time` says.
+        labels: Class of each image.
+        patients: Number of each image's patient.
+    """
+    found: list[list[Tensor]] = [[] for _ in networks]
+    for part in parts:
+        for network, said in zip(networks, found, strict=True):
+            inputs = spec.normalise(part.to(next(network.parameters())))
+            said.append(network(inputs).softmax(1).cpu().float())
     each = len(networks)
-    return Predictions(torch.cat(found), labels.repeat(each), patients.repeat(each))
+    probabilities = torch.cat([said for own in found for said in own])
+    return Predictions(probabilities, labels.repeat(each), patients.repeat(each))
+
+
+def at_a_time(spec: ImageSpec) -> int:
+    """Return how many images a network is shown at a time, so that they fit into memory.
+
+    >>> at_a_time(ImageSpec(3, (32, 32))), at_a_time(ImageSpec(1, (64, 64, 64)))
+    (256, 16)
+    """
+    return max(1, min(AT_A_TIME, VALUES // math.prod(spec.shape)))
 
 
 def measure(predictions: Predictions, chosen: NDArray[np.intp] | None = None) -> dict[str, float]:
@@ -126,25 +143,31 @@ def cost(with_it: Sequence[Predictions], without: Sequence[Predictions]) -> dict
 def _bootstrap(
     sides: Sequence[Sequence[Predictions]],
 ) -> Iterable[list[Mapping[str, float]]]:
-    """Yield, for each draw of patients, each side's mean over seeds."""
+    """Yield, for each draw of patients, each side's mean over seeds.
+
+    A patient who is tested with several seeds is drawn for all of them: what networks say of one
+    patient is no independent evidence. A seed with none of those drawn is left out of that draw.
+    """
     rng = np.random.default_rng(0)
     places = [[_by_patient(one) for one in side] for side in sides]
+    patients = sorted(set().union(*places[0]))
     for _ in range(DRAWS):
-        picked = [rng.integers(len(own), size=len(own)) for own in places[0]]
+        picked = [patients[k] for k in rng.integers(len(patients), size=len(patients))]
         yield [
             _mean(
                 [
-                    measure(one, np.concatenate([own[p] for p in pick]))
-                    for one, own, pick in zip(side, there, picked, strict=True)
+                    measure(one, np.concatenate(drawn))
+                    for one, own in zip(side, there, strict=True)
+                    if (drawn := [own[p] for p in picked if p in own])
                 ]
             )
             for side, there in zip(sides, places, strict=True)
         ]
 
 
-def _by_patient(predictions: Predictions) -> list[NDArray[np.intp]]:
+def _by_patient(predictions: Predictions) -> dict[int, NDArray[np.intp]]:
     patients = predictions.patients.numpy()
-    return [np.flatnonzero(patients == patient) for patient in np.unique(patients)]
+    return {int(p): np.flatnonzero(patients == p) for p in np.unique(patients)}
 
 
 def _mean(values: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -8,12 +8,14 @@ import torch
 
 from medbreach import config
 from medbreach.assembly import refuse_inert
-from medbreach.errors import ConfigError
+from medbreach.errors import ConfigError, ModelError
 from medbreach.models.user_network import UserNetwork
-from medbreach.session import prepare
+from medbreach.population import deal
+from medbreach.randomness import Seeds
+from medbreach.session import Session, digest, prepare
 from medbreach.settings import build
 from medbreach.tradeoff.run import Tradeoff
-from medbreach.tradeoff.training import Training
+from medbreach.tradeoff.training import Training, guarantees
 
 CASE = "case=dermoscopy_melanoma"
 
@@ -55,14 +57,38 @@ def prepare_tradeoff(
     chosen["stacks"] = expand(chosen["stacks"], grid or {})
     training = build(Training, trained, "training")
     session = prepare(chosen, device, network)
+    _check(session, training)
     refuse_inert([s for s in settings if not s.startswith("training")], session.plan, chosen)
     identity = {
         "settings": chosen,
         "training": training,
         "user_network": network and [network.digest, network.factory],
+        "weights": digest(session.plan.case.weights),
     }
     place = folder or Path("runs") / f"tradeoff-{session.plan.case.name}"
     return Tradeoff(session, training, place, identity)
+
+
+def _check(session: Session, training: Training) -> None:
+    """Check what a trade-off wants beside an audit.
+
+    Raises:
+        ModelError: The network does not tell the probability of each class.
+        ConfigError: A defense is asked for a guarantee that its mechanism does not give.
+    """
+    case, sample = session.plan.case, session.sample
+    network = case.model(sample.spec, sample.classes, Seeds(0).stream("check"))
+    with torch.no_grad():
+        outputs = network(torch.zeros(2, *sample.spec.shape))
+    if outputs.shape != (2, sample.classes):
+        raise ModelError(
+            f"{case.model.name} returns outputs of shape {tuple(outputs.shape)} for 2 images: "
+            f"accuracy takes (2, {sample.classes}), one output a class"
+        )
+    for seed in session.plan.options.seed_numbers:
+        dealt = deal(session.collection, case.federation, Seeds(seed))
+        for stack in session.plan.stacks.values():
+            guarantees(stack, training, dealt)
 
 
 def expand(stacks: Stacks, grid: Mapping[str, Sequence[Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -73,7 +99,7 @@ def expand(stacks: Stacks, grid: Mapping[str, Sequence[Any]]) -> dict[str, list[
         grid: Values by ``label.key``.
 
     Raises:
-        ConfigError: No stack has such a defense.
+        ConfigError: No stack has such a defense, or there are no values, or none of a setting.
     """
     found = {name: [dict(member) for member in members] for name, members in stacks.items()}
     labels = {member["label"] for members in stacks.values() for member in members}
@@ -83,6 +109,10 @@ def expand(stacks: Stacks, grid: Mapping[str, Sequence[Any]]) -> dict[str, list[
             raise ConfigError(
                 f"--grid {place}: {label} is not among the defenses: add it to defense=[...]"
             )
+        if key in ("name", "label"):
+            raise ConfigError(f"--grid {place}: {key} is no setting of the defense")
+        if not values:
+            raise ConfigError(f"--grid {place}: write at least one value")
         found = dict(
             item
             for name, members in found.items()

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -13,13 +14,7 @@ import torch
 
 from medbreach.case import draw
 from medbreach.encoding import encode
-from medbreach.errors import (
-    ContractError,
-    ModelError,
-    NotApplicable,
-    RecordError,
-    Refused,
-)
+from medbreach.errors import InputError, ModelError, RecordError
 from medbreach.population import deal
 from medbreach.randomness import Seeds
 from medbreach.record import HEADER, RunRecord
@@ -43,6 +38,8 @@ LINES: Final = "trainings.jsonl"
 AUDIT: Final = "audit"
 CURVE: Final = 10  # looks at the accuracy on the way
 CHECKPOINT_SECONDS: Final = 30.0
+
+log = logging.getLogger(__name__)
 
 Tell = Callable[[str, int, int, int, float | None], None]
 """Is told the stack, the seed, rounds done, rounds in all, and the accuracy if it was looked at."""
@@ -145,13 +142,21 @@ class Tradeoff:
                 yield line
 
     def _trained(self, stack: str, seed: int, tell: Tell) -> Line:
+        """Return what a training came to, whatever a plugin does in it.
+
+        Raises:
+            InputError: The input is unusable, or nothing can be written.
+        """
+        federation = self._federation(stack, seed)
+        given = federation.guarantees()
         try:
-            federation = self._federation(stack, seed)
-            given = tuple(federation.guarantees())
             state, curve = self._played(federation, stack, seed, tell)
             self._finish(federation, state, stack, seed)
-        except (ContractError, ModelError, NotApplicable, Refused) as error:
-            return Line(stack, seed, problem=in_a_line(error))
+        except Exception as error:
+            if isinstance(error, InputError) and not isinstance(error, ModelError):
+                raise
+            log.debug("the training with %s came to nothing", stack, exc_info=error)
+            return Line(stack, seed, problem=in_a_line(error), guarantees=given)
         return Line(stack, seed, state.rounds, state.seconds, "", tuple(curve), given)
 
     def _federation(self, stack: str, seed: int) -> FederatedTraining:

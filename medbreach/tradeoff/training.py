@@ -4,7 +4,7 @@ import copy
 import functools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -18,14 +18,14 @@ from medbreach.errors import ContractError
 from medbreach.measure import synchronise
 from medbreach.population import Deal
 from medbreach.randomness import Seeds
-from medbreach.round import agreed_network, mean_update, trainer
-from medbreach.tradeoff.predictions import Predictions, predict
+from medbreach.round import aggregated, agreed_network, given_by, mean_update, trainer, vet
+from medbreach.tradeoff.predictions import Predictions, at_a_time, predict
 from medbreach.types import Batch, Change, Guarantee, Recipe, Update
 
 BETAS = (0.9, 0.99)  # of FedAdam, as its authors take them
 ADAPTIVITY = 1e-3  # likewise
 ADAM_RATE = 0.01  # likewise
-KEPT_BYTES = 2 * 2**30  # of clients' images that are kept in memory
+KEPT_BYTES = 2 * 2**30  # of images that are kept in memory, those for testing included
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,8 @@ class Training:
                 raise ValueError(f"{name} must be positive, got {value}")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum must lie from 0 to below 1, got {self.momentum}")
+        if self.momentum and self.server_optimizer != "sgd":
+            raise ValueError("momentum has no effect with server_optimizer adam: leave one out")
 
     def server_step(
         self, change: Tensor, first: Tensor, second: Tensor
@@ -88,6 +90,22 @@ class Training:
         per_step = min(self.batch_size, records)
         steps = self.local_epochs * -(-records // per_step)
         return Recipe(steps, per_step, self.learning_rate, optimizer=self.optimizer)
+
+
+def guarantees(
+    defenses: Sequence[Defense], training: Training, dealt: Deal
+) -> tuple[Guarantee, ...]:
+    """Return what differential privacy defenses give over a training.
+
+    The client with the most steps counts.
+
+    Raises:
+        ConfigError: A defense is asked for a guarantee that its mechanism does not give.
+    """
+    most = max(map(len, dealt.clients))
+    recipe = training.recipe(most)
+    work = Workload(recipe.steps, recipe.records_per_step, most, training.rounds)
+    return given_by(defenses, work)
 
 
 @dataclass
@@ -151,28 +169,24 @@ class FederatedTraining:
 
     def __post_init__(self) -> None:
         self._train: LocalTraining = trainer(self.case, self.defenses)
-        images = sum(map(len, self.dealt.clients))
+        images = sum(map(len, self.dealt.clients)) + len(self._test)
         self._few = 4 * images * math.prod(self.collection.spec.shape) < KEPT_BYTES
         self._kept: dict[int, Batch] = {}
+        self._kept_parts: list[Tensor] = []
 
-    def guarantees(self) -> list[Guarantee]:
-        """Return what differential privacy the defenses give over this training.
-
-        The client with the most steps counts.
-        """
-        most = max(map(len, self.dealt.clients))
-        recipe = self.training.recipe(most)
-        work = Workload(recipe.steps, recipe.records_per_step, most, self.training.rounds)
-        given = [defense.guarantee(work) for defense in self.defenses]
-        return [one for one in given if one is not None]
+    def guarantees(self) -> tuple[Guarantee, ...]:
+        """Return what differential privacy the defenses give over this training."""
+        return guarantees(self.defenses, self.training, self.dealt)
 
     def start(self) -> State:
         """Return the state before the first round.
 
         Raises:
             ModelError: The network does not fit the images, or a defense not the network.
+            Refused: A defense will not train it.
         """
         agreed = agreed_network(self.case, self.sample, self.defenses, self.seeds)
+        vet(self.defenses, agreed, self.sample.spec)
         model = agreed.to(self.device, self.case.dtype)
         return State(model, [{} for _ in self.dealt.clients])
 
@@ -192,8 +206,8 @@ class FederatedTraining:
                 self._train(self._task(state, k)) for k in range(len(self.dealt.clients))
             ]
             for defense in self.defenses:
-                updates = defense.aggregate(updates)
-            self._apply(state, mean_update(list(updates)))
+                updates = aggregated(defense, updates, state.model)
+            self._apply(state, mean_update(updates))
             synchronise(self.device)
             state.seconds += time.perf_counter() - began
             state.rounds += 1
@@ -203,15 +217,22 @@ class FederatedTraining:
     def predictions(self, state: State) -> Predictions:
         """Return what the trained network says of the public's labelled images."""
         networks = self.deployed(state)
-        return predict(networks, self.sample.spec, self._tested, self._labels, self._patients)
+        return predict(networks, self.sample.spec, self._tested(), self._labels, self._patients)
 
     @functools.cached_property
     def _test(self) -> tuple[int, ...]:
         return tuple(i for i in self.dealt.public if self.dealt.labels[i] is not None)
 
-    @functools.cached_property
-    def _tested(self) -> Tensor:
-        return self.collection.images(self._test)
+    def _tested(self) -> Iterable[Tensor]:
+        """Return the test images, some at a time; few enough ones are read once."""
+        if self._few and not self._kept_parts:
+            self._kept_parts = list(self._read())
+        return self._kept_parts or self._read()
+
+    def _read(self) -> Iterator[Tensor]:
+        size = at_a_time(self.collection.spec)
+        for start in range(0, len(self._test), size):
+            yield self.collection.images(self._test[start : start + size])
 
     @functools.cached_property
     def _labels(self) -> Tensor:
@@ -219,18 +240,26 @@ class FederatedTraining:
 
     @functools.cached_property
     def _patients(self) -> Tensor:
-        names = [self.collection.entries[i].patient for i in self._test]
-        numbers = {name: k for k, name in enumerate(sorted(set(names)))}
-        return torch.tensor([numbers[name] for name in names], dtype=torch.long)
+        entries = self.collection.entries
+        numbers = {name: k for k, name in enumerate(sorted({e.patient for e in entries}))}
+        return torch.tensor([numbers[entries[i].patient] for i in self._test], dtype=torch.long)
 
     def deployed(self, state: State) -> list[nn.Module]:
-        """Return the network as each client uses it; one for all if no defense changes it."""
+        """Return the network as each client uses it; one for all if no defense changes it.
+
+        Raises:
+            ContractError: A defense returns no network.
+        """
         changed = any(type(d).deploy is not Defense.deploy for d in self.defenses)
         networks = []
         for k, memory in enumerate(state.memories if changed else state.memories[:1]):
-            network = copy.deepcopy(state.model).eval()
+            network: Any = copy.deepcopy(state.model).eval()
             for defense in self.defenses:
                 network = defense.deploy(network, memory, self.seeds.stream(f"deploy/{k}"))
+                if not isinstance(network, nn.Module):
+                    raise ContractError(
+                        f"{defense.name} deploys a {type(network).__name__}, no network"
+                    )
             networks.append(network)
         return networks
 

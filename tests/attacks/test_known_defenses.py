@@ -1,6 +1,7 @@
 """What an attacker simulates is what the client sends, and can be searched with."""
 
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -8,6 +9,8 @@ import torch
 
 from medbreach import Defense, Seeds
 from medbreach.attacks.known_defenses import KnownDefenses
+from medbreach.breaching_bridge.objectives import Adaptive
+from medbreach.breaching_bridge.values import shared_data
 from medbreach.protocol import User
 from medbreach.round import play
 from medbreach.testing import tiny_case, tiny_sample
@@ -95,3 +98,43 @@ def test_noise_averages_out_over_draws():
 
     assert off(400) < 0.05
     assert off(1) > 0.05
+
+
+@dataclass(frozen=True)
+class Halved(Defense):
+    """Send what lowers weights only."""
+
+    name: ClassVar[str] = "halved"
+    source: ClassVar[str] = "test"
+
+    def wrap(self, train):
+        def trained(task):
+            update = train(task)
+            return replace(update, change={n: g.clamp_max(0) for n, g in update.change.items()})
+
+        return trained
+
+    def simulate_update(self, change, seen):
+        return {n: g.clamp_max(0) for n, g in change.items()}
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_a_change_of_weights_whose_recipe_is_withheld_points_the_right_way(rounds):
+    """One step: the simulated update is the one that was seen, but for the rate."""
+    user = replace(STEPS, num_local_updates=1, num_data_per_local_update_step=2)
+    user = replace(user, provide_local_hyperparams=False)
+    case, sample = tiny_case(user=user), tiny_sample(user=user)
+    case = replace(case, server=replace(case.server, num_queries=rounds))
+    (exchange,) = play(case, sample, [Halved()], Seeds(0), CPU)
+    truth, known, rng = sample.truth, KnownDefenses(exchange), Seeds(0).stream("attack")
+    seen = exchange.rounds[-1]
+    found = known.change(seen.model, truth.images, truth.labels, rng, seen)
+    for name, sent in seen.update.change.items():
+        assert torch.allclose(0.1 * found[name], sent, rtol=1e-3, atol=1e-7), name
+    containers = [SimpleNamespace(model=r.model) for r in exchange.rounds]
+    step, _ = Adaptive(known, containers).step(
+        SimpleNamespace(task_regularization=0), containers[-1],
+        exchange.spec.normalise(truth.images), truth.labels,
+    )  # fmt: skip
+    for mine, passed_on in zip(step, shared_data(exchange)[-1]["gradients"], strict=True):
+        assert torch.allclose(0.1 * mine, passed_on, rtol=1e-3, atol=1e-7)

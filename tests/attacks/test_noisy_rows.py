@@ -124,3 +124,27 @@ def test_without_public_images_the_rows_are_read_as_they_stand(session):
     exchange = exchange_of(session, Noise(1e-7))
     bare = replace(exchange, public=exchange.public[:0])
     assert len(claims(session, bare, adaptive=True)) > 0
+
+
+@dataclass(frozen=True)
+class BiasesOnly(Noise):
+    """Send one-dimensional entries only."""
+
+    def wrap(self, train):
+        def trained(task):
+            update = train(task)
+            sent = {n: g * (g.dim() == 1) for n, g in update.change.items()}
+            return replace(update, change=sent)
+
+        return trained
+
+    def noise(self, seen):
+        return 0.0
+
+
+def test_rows_of_which_nothing_was_sent_become_the_mean_public_image(session):
+    """They tell nothing; that is no reason to fail."""
+    exchange = exchange_of(session, BiasesOnly())
+    found = claims(session, exchange, adaptive=True)
+    assert len(found) > 0
+    assert torch.allclose(found, exchange.public.mean(0).expand_as(found), atol=1e-5)

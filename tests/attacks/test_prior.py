@@ -45,6 +45,13 @@ def test_what_is_missing_is_filled_in_from_what_is_seen():
     assert torch.allclose(restored, torch.full((1, 6), 1.5), atol=0.15)
 
 
+def test_of_what_nothing_was_seen_is_the_mean():
+    public = torch.randn(20, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    prior = Prior.fit(public)
+    restored = prior.restore(torch.full((1, 1, 4, 4), 9.0), torch.full((1, 16), math.inf))
+    assert torch.equal(restored, prior.mean.reshape(1, 1, 4, 4))
+
+
 @pytest.mark.parametrize("noise", [0.1, 0.5, 2.0])
 def test_noise_is_estimated_and_taken_off_real_images(patches, noise):
     public, private = patches

@@ -9,6 +9,7 @@ from torchmetrics.functional.classification import (
     multiclass_f1_score,
 )
 
+from medbreach.tradeoff import predictions
 from medbreach.tradeoff.predictions import Predictions, auc, cost, measure, utility
 
 
@@ -72,3 +73,27 @@ def test_a_cost_is_paired():
     alone = utility([before])["accuracy"]
     assert found.high - found.low < (alone.high - alone.low) * 0.8
     assert found.low <= found.value <= found.high <= 0
+
+
+def of_half(seed, hard):
+    """Predictions of half of the patients, mostly wrong where the patient is hard."""
+    rng = np.random.default_rng(seed)
+    patients = rng.permutation(len(hard))[: len(hard) // 2]
+    labels = rng.integers(0, 2, len(patients))
+    wrong = rng.random(len(patients)) < np.where(hard[patients], 0.85, 0.1)
+    said = np.eye(2)[np.where(wrong, 1 - labels, labels)]
+    return Predictions(*(torch.from_numpy(x) for x in (said, labels, patients)))
+
+
+def test_further_seeds_on_the_same_patients_are_no_independent_evidence(monkeypatch):
+    """Five seeds test overlapping halves of 120 patients, a quarter of whom are hard to tell."""
+    monkeypatch.setattr(predictions, "DRAWS", 100)
+    inside, truth = 0, 1 - (0.25 * 0.85 + 0.75 * 0.1)
+    for repeat in range(20):
+        hard = np.random.default_rng(repeat).random(120) < 0.25
+        found = utility([of_half(100 * repeat + seed, hard) for seed in range(5)])["accuracy"]
+        inside += found.low <= truth <= found.high
+    assert inside >= 18
+    one = some(60, 2, 1.0)
+    alone, again = (utility([one] * seeds)["accuracy"] for seeds in (1, 3))
+    assert again == pytest.approx(alone)

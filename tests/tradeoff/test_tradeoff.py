@@ -6,12 +6,18 @@ import shutil
 import pytest
 from running import run_program
 
+from medbreach.cli.codes import Exit
+from medbreach.errors import ConfigError
 from medbreach.plan import ADAPTIVE
+from medbreach.plugins import defenses
+from medbreach.record import RunRecord
+from medbreach.report.summary import summarise
 from medbreach.statistics import wilson
-from medbreach.tradeoff.points import Leak, Point, front
+from medbreach.tradeoff.line import Line
+from medbreach.tradeoff.points import Leak, Point, front, points
 from medbreach.tradeoff.predictions import Interval
 from medbreach.tradeoff.prepare import expand
-from medbreach.types import Verdict
+from medbreach.types import Guarantee, Verdict
 
 QUICK = (
     "attack=invertinggradients", "attack.optim.max_iterations=2", "audit.null_draws=1",
@@ -56,7 +62,7 @@ def test_the_same_command_goes_on(done, tmp_path):
     findings = copy / "audit" / "findings.jsonl"
     findings.write_text("".join(findings.read_text().splitlines(keepends=True)[:-1]))
     again = run_program("tradeoff", STACKS, *QUICK, "--out", copy)
-    assert again.code == 0, again.err
+    assert again.code == Exit.INCONCLUSIVE, again.err
     assert "trained none" not in again.err
     assert "trained example_sign" in again.err
 
@@ -100,6 +106,9 @@ def test_a_training_that_comes_to_nothing_is_told(tmp_path):
         (["--grid", "example_sign=[1]"], "write DEFENSE.KEY=[V1,V2,...]"),
         (["--grid", "other.std=[1]"], "other is not among the defenses: add it to defense=[...]"),
         (["--grid", "example_sign.most=[1,2]"], "defense has no key 'most'"),
+        (["--grid", "example_sign.most_clients=[]"], "write at least one value"),
+        (["--grid", "example_sign.name=[x]"], "name is no setting of the defense"),
+        (["--grid", "example_sign.k=1", "--grid", "example_sign.k=2"], "is given twice"),
     ],
 )
 def test_input_that_cannot_be(arguments, sentence, tmp_path):
@@ -107,6 +116,73 @@ def test_input_that_cannot_be(arguments, sentence, tmp_path):
     assert ran.code == 2
     assert sentence in ran.err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_network_that_names_no_class_is_refused(tmp_path):
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n"
+        "def build(): return nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 1))\n"
+        "def loss(x, y): return nn.functional.mse_loss(x[:, 0], y.to(x))\n"
+    )
+    ran = run_program(
+        "tradeoff", *QUICK, "--model", f"{tmp_path}/net.py:build", "--out", tmp_path / "run"
+    )
+    assert ran.code == 2
+    assert "returns outputs of shape (2, 1) for 2 images: accuracy takes (2, 2)" in ran.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_audit_beside_it_knows_the_users_network(tmp_path):
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n"
+        "def build(): return nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 2))\n"
+    )
+    network = ("--model", f"{tmp_path}/net.py:build")
+    ran = run_program("tradeoff", *QUICK, *network, "--out", tmp_path / "run")
+    assert ran.code == 0, ran.err
+    audit = tmp_path / "run" / "audit"
+    findings = audit / "findings.jsonl"
+    findings.write_text("".join(findings.read_text().splitlines(keepends=True)[:-1]))
+    assert "repeat --model" in run_program("resume", audit).err
+    again = run_program("resume", audit, *network, "--fail-on", "never")
+    assert again.code == Exit.INCONCLUSIVE, again.err
+
+
+def test_a_guarantee_that_cannot_be_given_is_refused_before_anything_is_written(
+    tmp_path, monkeypatch
+):
+    def guarantee(self, work):
+        if work.rounds is not None:
+            raise ConfigError("that is no guarantee over two rounds")
+
+    monkeypatch.setattr(defenses()["example_sign"], "guarantee", guarantee)
+    ran = run_program("tradeoff", STACKS, *QUICK, "--out", tmp_path / "run")
+    assert ran.code == 2
+    assert "that is no guarantee over two rounds" in ran.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_defense_that_fails_spoils_its_own_row_only(tmp_path, monkeypatch):
+    sign, given = defenses()["example_sign"], Guarantee(2.0, 0.0, "record", "replace one", 2, "So.")
+    monkeypatch.setattr(sign, "aggregate", lambda self, updates: 1 / 0)
+    monkeypatch.setattr(sign, "guarantee", lambda self, work: given)
+    ran = run_program("tradeoff", STACKS, *QUICK, "--out", tmp_path / "run")
+    assert ran.code == 0, ran.err
+    none, spoilt = json.loads((tmp_path / "run" / "tradeoff.json").read_text())["points"]
+    assert none["seeds"] == 1
+    assert spoilt["seeds"] == 0
+    assert "division by zero" in spoilt["problems"][0]
+    assert [g["epsilon"] for g in spoilt["guarantees"]] == [2.0]
+
+
+def test_the_weakest_guarantee_of_all_seeds_counts(done):
+    lines = [
+        Line("a", seed, guarantees=(Guarantee(epsilon, 0.0, "record", "replace one", 1, ""),))
+        for seed, epsilon in enumerate([1.0, 3.0, 2.0])
+    ]
+    conclusion = summarise(RunRecord.open(done[0] / "audit")).conclusion
+    (found,) = points(lines, {}, conclusion, "none")
+    assert [g.epsilon for g in found.guarantees] == [3.0]
 
 
 def test_an_audit_does_not_train(tmp_path):
@@ -139,11 +215,11 @@ def point(name, leaked, accuracy):
 
 
 def test_the_front_is_what_nothing_beats():
-    points = [
+    found = [
         point("none", 9, 0.9), point("good", 3, 0.88), point("as good", 3, 0.88),
         point("worse", 5, 0.85), point("safe", 0, 0.6), point("silly", 9, 0.5),
     ]  # fmt: skip
-    assert [p.stack for p in front(points)] == ["safe", "good", "as good", "none"]
+    assert [p.stack for p in front(found)] == ["safe", "good", "as good", "none"]
 
 
 def test_the_worst_attack_counts():

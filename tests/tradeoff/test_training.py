@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from medbreach import Defense, Guarantee, Seeds
-from medbreach.errors import ContractError
+from medbreach.errors import ContractError, Refused
 from medbreach.population import deal
 from medbreach.testing import tiny_case, tiny_collection, tiny_sample
 from medbreach.tradeoff.training import FederatedTraining, Training
@@ -130,14 +130,72 @@ def test_defenses_count_the_rounds_and_are_deployed_for_each_client():
     assert len(federated().deployed(trained(federated()))) == 1
 
 
+def test_many_images_are_read_and_shown_some_at_a_time(monkeypatch):
+    made = federated()
+    said = made.predictions(made.start())
+    monkeypatch.setattr("medbreach.tradeoff.training.KEPT_BYTES", 0)
+    monkeypatch.setattr("medbreach.tradeoff.predictions.VALUES", 3 * 3 * 16 * 16)
+    few = federated()
+    assert max(map(len, few._tested())) == 3
+    assert not few._kept_parts
+    again = few.predictions(few.start())
+    assert torch.allclose(again.probabilities, said.probabilities, atol=1e-6)
+    assert torch.equal(again.labels, said.labels)
+
+
 def test_a_training_that_diverges_says_so():
     with pytest.raises(ContractError, match="not finite"):
         trained(federated(Training(rounds=5, learning_rate=1e20), [Counting()]))
 
 
+@dataclass(frozen=True)
+class Fixed(Defense):
+    """Hands on updates, and deploys networks, as it is told."""
+
+    name: ClassVar[str] = "fixed"
+    source: ClassVar[str] = "test"
+    aggregated: tuple = ()
+    deployed: object = None
+
+    def aggregate(self, updates):
+        return [fit(updates[0]) for fit in self.aggregated]
+
+    def deploy(self, model, memory, rng):
+        return self.deployed or model
+
+
+def cut(update):
+    return replace(update, change={name: g[:1] for name, g in update.change.items()})
+
+
+@pytest.mark.parametrize(
+    ("defense", "sentence"),
+    [
+        (Fixed(), "fixed left no update to aggregate"),
+        (Fixed((cut,)), "fixed returned an update of other shapes than the model"),
+        (Fixed((lambda u: u,), "text"), "fixed deploys a str, no network"),
+    ],
+)
+def test_what_a_defense_returns_is_checked(defense, sentence):
+    made = federated(defenses=[defense])
+    with pytest.raises(ContractError, match=sentence):
+        made.predictions(trained(made))
+
+
+def test_a_network_that_clients_refuse_is_not_trained():
+    @dataclass(frozen=True)
+    class Wary(Fixed):
+        def vet(self, model, spec):
+            raise Refused("it looks odd")
+
+    with pytest.raises(Refused, match="it looks odd"):
+        federated(defenses=[Wary()]).start()
+
+
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
+        ({"momentum": 0.5, "server_optimizer": "adam"}, "momentum has no effect with"),
         ({"rounds": 0}, "rounds must be at least 1, got 0"),
         ({"learning_rate": 0.0}, "learning_rate must be positive, got 0.0"),
         ({"momentum": 1.0}, "momentum must lie from 0 to below 1, got 1.0"),

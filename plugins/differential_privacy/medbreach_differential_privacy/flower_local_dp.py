@@ -82,8 +82,8 @@ class FlowerLocalDP(Defense):
         """Return the effective guarantee; epsilon is infinite without noise."""
         rounds = self.rounds if work.rounds is None else work.rounds
         once = self._effective(1, self.clipping_norm)
-        whole = self._effective(rounds, self.clipping_norm)
-        other = self._effective(rounds, 2 * self.clipping_norm)
+        whole = self._effective(rounds * work.updates, self.clipping_norm)
+        other = self._effective(rounds * work.updates, 2 * self.clipping_norm)
         return Guarantee(
             epsilon=whole,
             delta=self.delta,
@@ -94,7 +94,7 @@ class FlowerLocalDP(Defense):
                 f"Flower's nominal epsilon is {self.epsilon:g} a round, for a sensitivity of "
                 f"{self.sensitivity:g}. The update's real one is the clipping norm "
                 f"{self.clipping_norm:g}: noise of deviation {self.std:.4g} gives an effective "
-                f"epsilon of {once:.4g} a round by the analytic Gaussian mechanism, and "
+                f"epsilon of {once:.4g} an update by the analytic Gaussian mechanism, and "
                 f"{whole:.4g} for all rounds ({other:.4g} if the client's data may be replaced by "
                 "any other, which doubles the sensitivity)."
             ),

@@ -90,7 +90,9 @@ class GaussianNoise(Defense):
         rounds = self.rounds if work.rounds is None else work.rounds
         std = self._unit(0.0) * self.std
         return Guarantee(
-            epsilon=gaussian_epsilon(2 * self.clip_norm * math.sqrt(rounds) / std, self.delta),
+            epsilon=gaussian_epsilon(
+                2 * self.clip_norm * math.sqrt(rounds * work.updates) / std, self.delta
+            ),
             delta=self.delta,
             unit="client",
             adjacency="replace one",

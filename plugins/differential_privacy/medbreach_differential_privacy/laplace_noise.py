@@ -87,7 +87,7 @@ class LaplaceNoise(Defense):
         rounds = self.rounds if work.rounds is None else work.rounds
         scale = self._unit(0.0) * self.scale
         return Guarantee(
-            epsilon=laplace_epsilon(2 * self.clip_norm, scale, rounds),
+            epsilon=laplace_epsilon(2 * self.clip_norm, scale, rounds * work.updates),
             delta=0.0,
             unit="client",
             adjacency="replace one",

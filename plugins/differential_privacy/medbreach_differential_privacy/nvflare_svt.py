@@ -157,14 +157,14 @@ class NVFlareSVT(Defense):
         rounds = self.rounds if work.rounds is None else work.rounds
         release = self._release(self.sent(self.weights or 1))
         return Guarantee(
-            epsilon=rounds * (self.epsilon + release),
+            epsilon=rounds * work.updates * (self.epsilon + release),
             delta=0.0,
             unit="client",
             adjacency="replace one",
             rounds=rounds,
             how=(
                 f"NVFlare's own filter-level account, not ours: epsilon {self.epsilon:g} for the "
-                f"selection and {release:g} for the release of each round, summed over rounds. Its "
+                f"selection and {release:g} for the release of each update, summed over all. Its "
                 "account of the selection assumes that asking stops at the last entry to be sent, "
                 "and the filter accepts more."
             ),

@@ -8,7 +8,13 @@ from opacus.accountants import PRVAccountant, RDPAccountant
 from scipy.stats import norm
 
 from medbreach import Workload
-from medbreach_differential_privacy import DPSGD, FlowerLocalDP, GaussianNoise, LaplaceNoise
+from medbreach_differential_privacy import (
+    DPSGD,
+    FlowerLocalDP,
+    GaussianNoise,
+    LaplaceNoise,
+    NVFlareSVT,
+)
 from medbreach_differential_privacy.accounting import gaussian_epsilon, sampled_epsilon
 
 ROUND = Workload(steps=3, records_per_step=4, records=12)
@@ -174,3 +180,19 @@ def test_flower_with_the_clipping_norm_as_its_sensitivity():
     """Then its noise is close to what the analytic mechanism needs, even beyond epsilon 1."""
     given = FlowerLocalDP(clipping_norm=2.0, sensitivity=2.0, epsilon=1.0).guarantee(ROUND)
     assert 0.5 < given.epsilon < 1.0
+
+
+@pytest.mark.parametrize(
+    "defense",
+    [
+        GaussianNoise(std=1.0, clip_norm=1.0, relative_to="clip_norm"),
+        LaplaceNoise(scale=1.0, clip_norm=1.0, relative_to="clip_norm"),
+        FlowerLocalDP(),
+        NVFlareSVT(weights=1000),
+    ],
+    ids=lambda defense: defense.name,
+)
+def test_a_server_that_asks_again_in_a_round_learns_as_in_another_round(defense):
+    rounds = defense.guarantee(ROUND._replace(rounds=6))
+    queries = defense.guarantee(ROUND._replace(rounds=2, updates=3))
+    assert queries.epsilon == rounds.epsilon > defense.guarantee(ROUND._replace(rounds=2)).epsilon
