@@ -19,6 +19,7 @@ from medbreach.components import (
     StepGradient,
     Workload,
     is_finite,
+    no_others,
     trainable,
 )
 from medbreach.errors import ConfigError, ContractError, ModelError
@@ -298,7 +299,9 @@ def _task(
         recipe=case.user.recipe,
         training=training,
         rng=seeds.stream(f"client/{sample.clients[k]}/{query}"),
-        others=_elsewhere(sample.others[k], case.dtype, device),
+        others=_elsewhere(
+            sample.others[k] if k < len(sample.others) else no_others, case.dtype, device
+        ),
     )
 
 

@@ -34,8 +34,8 @@ class LocalTrainer:
         """Return everything that the client could send; what it withholds is dropped later."""
         task.model.train(task.training)
         train = self._gradient_update if task.recipe is None else self._weight_update
-        with lend_global(task.rng):  # which dropout draws from, and stochastic layers of a defense
-            return train(task)
+        with lend_global(task.rng if task.training else _copy(task.rng)):
+            return train(task)  # what dropout draws from, and stochastic layers of a defense
 
     def _gradient_update(self, task: ClientTask) -> Update:
         if task.training:  # the buffers then hold this batch's statistics, undiluted
@@ -88,6 +88,13 @@ class LocalTrainer:
             uniform = torch.rand(like.shape, generator=rng).sub_(0.5).clamp_min_(-0.5 + 2**-25)
             drawn = -uniform.sign() * torch.log1p(-2 * uniform.abs())
         return scale * drawn.to(like)
+
+
+def _copy(rng: torch.Generator) -> torch.Generator:
+    """Return a stream that goes on as another does, and leaves it where it is."""
+    copied = torch.Generator()
+    copied.set_state(rng.get_state())
+    return copied
 
 
 def _singly(batch: Batch) -> Iterator[Batch]:

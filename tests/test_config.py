@@ -9,11 +9,13 @@ from medbreach import choices, plugins
 from medbreach.assembly import assemble
 from medbreach.attacks.optimization import Optimization
 from medbreach.choices import breaching_tree, shipped
-from medbreach.config import load, read_choice
+from medbreach.config import load, load_tradeoff, read_choice
 from medbreach.devices import pick_device
 from medbreach.errors import ConfigError
 from medbreach.plan import BLIND
 from medbreach.session import prepare
+from medbreach.settings import build
+from medbreach.tradeoff.training import Training
 
 TEXT_CASES = {"9_bert_training", "10_causal_lang_training"}
 TEXT_ATTACKS = {"decepticon", "tag"}
@@ -101,6 +103,9 @@ def test_our_files_compose_and_build(file, tmp_path):
         if needs_path or name in ("my_folder", "brain_tumor_2d")
         else []
     )
+    if group == "training":
+        assert build(Training, load_tradeoff([f"training={name}"])[1], group) == Training()
+        return
     plan = assemble(load([f"{group}={name}", *path]))
     if group == "case":
         assert plan.case.name == name

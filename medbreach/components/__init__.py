@@ -12,6 +12,7 @@ from medbreach.components.client import LocalTraining as LocalTraining
 from medbreach.components.client import StepGradient as StepGradient
 from medbreach.components.client import Workload as Workload
 from medbreach.components.client import mean_gradient as mean_gradient
+from medbreach.components.client import no_others as no_others
 from medbreach.components.client import trainable as trainable
 from medbreach.components.component import Component as Component
 from medbreach.components.component import is_finite as is_finite

@@ -47,7 +47,7 @@ class Predictions:
 def predict(
     networks: Sequence[nn.Module],
     spec: ImageSpec,
-    parts: Iterable[Float[Tensor, "some channels *space"]],
+    parts: Iterable[Tensor],
     labels: Int[Tensor, " n"],
     patients: Int[Tensor, " n"],
 ) -> Predictions:
@@ -56,7 +56,7 @@ def predict(
     Args:
         networks: The networks, in evaluation mode.
         spec: What is known about the images.
-        parts: The images, as many at a time as `at_a_time` says.
+        parts: The images (n, channels, *space) in turn, as many at a time as `at_a_time` says.
         labels: Class of each image.
         patients: Number of each image's patient.
     """

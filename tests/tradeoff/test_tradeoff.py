@@ -62,7 +62,7 @@ def test_the_same_command_goes_on(done, tmp_path):
     findings = copy / "audit" / "findings.jsonl"
     findings.write_text("".join(findings.read_text().splitlines(keepends=True)[:-1]))
     again = run_program("tradeoff", STACKS, *QUICK, "--out", copy)
-    assert again.code == Exit.INCONCLUSIVE, again.err
+    assert again.code == 0, again.err
     assert "trained none" not in again.err
     assert "trained example_sign" in again.err
 
