@@ -11,18 +11,17 @@ defenses.csv (a line an attack) and defenses.md.
 
 import argparse
 import csv
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from medbreach.conclusion import Conclusion
 from medbreach.plan import ADAPTIVE, UNDEFENDED
 from medbreach.report import phrasing, write_reports
 from medbreach.report.summary import summarise
 from medbreach.session import carry_out
+from medbreach.tradeoff.line import Line
 from medbreach.tradeoff.points import Leak, Point, points
 from medbreach.tradeoff.predictions import Interval
 from medbreach.tradeoff.prepare import prepare_tradeoff
@@ -36,6 +35,10 @@ DEFENSES = (
     "soteria", "precode", "outpost", "oasis", "mixup", "bido", "bido_coco",
     "learnable_perturbation", "learnable_perturbation_fixed", "model_inspection",
 )  # fmt: skip
+UNTRAINED = {
+    "soteria": "no training: it takes a backward pass for each of 2,048 features in every step, "
+    "more than a minute a round"
+}
 FEW = ("none", "dp_sgd_weak", "gradient_pruning")
 WORDS = {Verdict.NO_LEAK: "none found"}
 NOTHING = "-"
@@ -55,16 +58,28 @@ class Scene(NamedTuple):
     settings: tuple[str, ...]
 
 
+class Parts(NamedTuple):
+    """What is carried out.
+
+    Attributes:
+        training: The training.
+        audits: An audit for each scene.
+    """
+
+    training: Tradeoff
+    audits: dict[Scene, Tradeoff]
+
+
 class Result(NamedTuple):
     """What the three attacks and the training came to.
 
     Attributes:
-        attacks: For each scene, a point for each defense by its name.
-        seconds: That each part took.
+        attacks: For each scene, what was read behind each defense.
+        costs: What each defense costs.
     """
 
     attacks: dict[Scene, dict[str, Point]]
-    seconds: dict[str, float]
+    costs: dict[str, Point]
 
 
 def main() -> None:
@@ -76,20 +91,20 @@ def main() -> None:
     arguments.add_argument("--trainings", type=int, help="seeds of the training (2)")
     arguments.add_argument("--rounds", type=int, help="of each training (30)")
     arguments.add_argument("--iterations", type=int, help="of gradient matching (300)")
+    arguments.add_argument("--report", action="store_true", help="measure nothing more")
     arguments.add_argument("--out", type=Path, default=Path("runs/defenses"))
     asked = arguments.parse_args()
     usual = (FEW, 1, 1, 3, 20) if asked.quick else (DEFENSES, 8, 2, 30, 300)
     named, seeds, trainings, rounds, iterations = usual
     named = tuple(dict.fromkeys(("none", *(asked.only or named))))
-    result = measure(
-        (
-            f"defense=[{','.join(named)}]",
-            f"training.rounds={asked.rounds or rounds}",
-        ),
+    parts = prepared(
+        (named, asked.rounds or rounds, asked.seeds or seeds, asked.trainings or trainings),
         scenes(asked.iterations or iterations),
-        (asked.seeds or seeds, asked.trainings or trainings),
         asked.out,
     )
+    if not asked.report:
+        measure(parts)
+    result = read(parts)
     text = "\n".join(page(result))
     print(text)
     (asked.out / "defenses.md").write_text(f"{text}\n")
@@ -106,51 +121,60 @@ def scenes(iterations: int) -> tuple[Scene, ...]:
     )
 
 
-def measure(
-    settings: Sequence[str], chosen: Sequence[Scene], seeds: tuple[int, int], folder: Path
-) -> Result:
-    """Train once and attack with each scene, or go on with what the folder holds.
+def prepared(
+    asked: tuple[Sequence[str], int, int, int], chosen: Sequence[Scene], folder: Path
+) -> Parts:
+    """Return a training and an audit for each scene, new or to go on with.
 
     Args:
-        settings: Of all parts.
+        asked: Defenses, rounds of the training, seeds of the attacks and of the training.
         chosen: The scenes.
-        seeds: Numbers of seeds, of the attacks and of the training.
         folder: Where each part has a folder of its own.
     """
+    named, rounds, seeds, trainings = asked
 
-    def prepared(name: str, count: int, own: Iterable[str]) -> Tradeoff:
-        wanted = (*settings, f"audit.seeds={count}", *own)
+    def part(name: str, stacks: Iterable[str], count: int, own: Iterable[str]) -> Tradeoff:
+        wanted = (
+            f"defense=[{','.join(stacks)}]",
+            f"training.rounds={rounds}",
+            f"audit.seeds={count}",
+            *own,
+        )
         made = prepare_tradeoff(wanted, torch.device("cpu"), folder / name)
         made.open()
         return made
 
-    parts = {s: prepared(s.attack, seeds[0], (f"attack={s.attack}", *s.settings)) for s in chosen}
-    trained = prepared("training", seeds[1], ("attack=imprint",))
-    seconds = {}
-    began = time.perf_counter()
-    for line in trained.train(lambda *_: None):
+    audits = {s: part(s.attack, named, seeds, (f"attack={s.attack}", *s.settings)) for s in chosen}
+    trained = [name for name in named if name not in UNTRAINED]
+    return Parts(part("training", trained, trainings, ("attack=imprint",)), audits)
+
+
+def measure(parts: Parts) -> None:
+    """Train and attack, as far as the folders lack it."""
+    for line in parts.training.train(lambda *_: None):
         print(f"trained {line.stack}, seed {line.seed}: {line.problem or line.curve[-1]}")
-    seconds["training"] = time.perf_counter() - began
-    lines, predictions = list(trained.lines().values()), trained.predictions()
-    attacks = {}
-    for scene, made in reversed(parts.items()):
-        began = time.perf_counter()
-        conclusion = attacked(made)
-        seconds[scene.title] = time.perf_counter() - began
-        found = points(lines, predictions, conclusion, UNDEFENDED)
-        attacks[scene] = {point.stack: point for point in found}
-    order = {stack: None for stack in trained.session.plan.stacks}
-    return Result({s: {name: attacks[s][name] for name in order} for s in parts}, seconds)
+    for made in reversed(parts.audits.values()):
+        record = made.run_record()
+        for finding in carry_out(made.session, record):
+            behind = " + ".join((finding.attack, *finding.defenses))
+            print(f"{behind}, seed {finding.seed}: {finding.verdict}, {finding.seconds:.1f} s")
+        write_reports(record)
 
 
-def attacked(made: Tradeoff) -> Conclusion:
-    """Carry out what is missing of an audit and return what it shows."""
-    record = made.run_record()
-    for finding in carry_out(made.session, record):
-        behind = " + ".join((finding.attack, *finding.defenses))
-        print(f"{behind}, seed {finding.seed}: {finding.verdict}, {finding.seconds:.1f} s")
-    write_reports(record)
-    return summarise(record).conclusion
+def read(parts: Parts) -> Result:
+    """Return what the folders hold."""
+    lines = list(parts.training.lines().values())
+    audits = {s: summarise(made.run_record()).conclusion for s, made in parts.audits.items()}
+    costs = points(lines, parts.training.predictions(), next(iter(audits.values())), UNDEFENDED)
+    lines += [Line(name, 0, problem=reason) for name, reason in UNTRAINED.items()]
+    leaks = {s: points(lines, {}, said, UNDEFENDED) for s, said in audits.items()}
+    order = next(iter(parts.audits.values())).session.plan.stacks
+    found = {s: {p.stack: p for p in own if p.stack in order} for s, own in leaks.items()}
+    first = next(iter(found.values()))
+    return Result(
+        {s: {name: own[name] for name in order if name in own} for s, own in found.items()},
+        first | {point.stack: point for point in costs},
+    )
 
 
 def page(result: Result) -> Iterator[str]:
@@ -163,25 +187,19 @@ def page(result: Result) -> Iterator[str]:
     for row in rows:
         yield f"| {' | '.join(c.ljust(w) for c, w in zip(row, widths, strict=True))} |"
     yield ""
-    base = first[UNDEFENDED]
+    base = result.costs[UNDEFENDED]
     yield (
         f"Undefended: accuracy {spread(base.utility.get('accuracy'))}, AUC "
         f"{spread(base.utility.get('auc'))}, {base.seconds or 0:.2f} s a round."
     )
-    problems = {
-        f"- {name}, {scene.title}: {problem}"
-        for scene, found in result.attacks.items()
-        for name, point in found.items()
-        for problem in point.problems
-    }
-    yield from sorted(problems)
-    took = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result.seconds.items())
-    yield f"{took}; {torch.get_num_threads()} threads"
+    everywhere = [*result.attacks.values(), result.costs]
+    for name in first:
+        told = [problem for found in everywhere for problem in found[name].problems]
+        yield from (f"- {name}: {problem}" for problem in dict.fromkeys(told))
 
 
 def rows_of(name: str, result: Result) -> Iterator[list[str]]:
     """Yield a defense's row of attackers who know nothing, and that of those who know it."""
-    point = next(iter(result.attacks.values()))[name]
     for attacker, ending in (("plain", ""), ("adaptive", ADAPTIVE)):
         if name == UNDEFENDED and ending:
             continue
@@ -189,7 +207,7 @@ def rows_of(name: str, result: Result) -> Iterator[list[str]]:
             cell(leak_of(found[name], f"{scene.attack}{ending}"))
             for scene, found in result.attacks.items()
         ]
-        lost = price(point) if not ending else ["", ""]
+        lost = price(result.costs[name]) if not ending else ["", ""]
         yield [name, attacker, *cells, *lost]
 
 
@@ -243,12 +261,13 @@ def write_csv(result: Result, file: Path) -> None:
         ])  # fmt: skip
         for found in result.attacks.values():
             for point in found.values():
-                change = point.cost.get("accuracy", ("", "", ""))
+                paid = result.costs[point.stack]
+                change = paid.cost.get("accuracy", ("", "", ""))
                 for leak in point.leaks:
                     rate = leak.identified
                     writer.writerow([
                         point.stack, leak.attack, rate.count, rate.total, rate.low, rate.high,
-                        leak.psnr, leak.verdict, *change, point.seconds, point.times,
+                        leak.psnr, leak.verdict, *change, paid.seconds, paid.times,
                     ])  # fmt: skip
 
 
