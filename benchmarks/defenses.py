@@ -248,7 +248,8 @@ def spread(value: Interval | None, sign: int = 1) -> str:
     if value is None:
         return NOTHING
     low, high = sorted((100 * sign * value.low, 100 * sign * value.high))
-    return f"{100 * sign * value.value:.1f} ({low:.1f} to {high:.1f})"
+    middle, low, high = (0.0 + round(share, 1) for share in (100 * sign * value.value, low, high))
+    return f"{middle:.1f} ({low:.1f} to {high:.1f})"
 
 
 def write_csv(result: Result, file: Path) -> None:
