@@ -62,7 +62,8 @@ class ImprintReadout(ClosedForm):
         """
         knows = self.adaptive and bool(exchange.defenses)
         if isinstance(exchange.secret, LokiSecret):
-            noisy = knows and known_noise(exchange, exchange.rounds[0]) > 0
+            first = exchange.rounds[0]
+            noisy = knows and any(known_noise(exchange, first, n) > 0 for n in first.update.change)
             return restored(read_loki(exchange), exchange) if noisy else read_loki(exchange)
         if exchange.update.count is None and (self.breach_padding or self.breach_reduction):
             raise NotApplicable(

@@ -1,6 +1,7 @@
 """Reading planted rows that a defense has blurred or thinned out, by who knows the defense."""
 
 import math
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 import torch
@@ -24,19 +25,22 @@ class Rows(NamedTuple):
     Attributes:
         weight: Change of each row's weight: a record, normalised, times its amount.
         bias: Change of its bias: the amount.
-        noise: Standard deviation of the noise on each entry.
-        doubt: The same for each entry of the weight, with the doubt about those not sent.
+        noise: Standard deviation of the noise on each entry of the weight.
+        bias_noise: The same of the bias.
+        doubt: For each entry of the weight, its noise with the doubt about those not sent.
     """
 
     weight: Float[Tensor, "rows voxels"]
     bias: Float[Tensor, " rows"]
     noise: float
+    bias_noise: float
     doubt: Float[Tensor, "rows voxels"]
 
 
-def known_noise(exchange: Exchange, seen: Round) -> float:
-    """Return the deviation of the noise that all known defenses together leave on an update."""
-    return math.hypot(*(defense.noise(seen.update) for defense in exchange.defenses))
+def known_noise(exchange: Exchange, seen: Round, name: str) -> float:
+    """Return the deviation of the noise that all known defenses together leave on a tensor."""
+    told = [defense.noise(seen.update) for defense in exchange.defenses]
+    return math.hypot(*(n.get(name, 0.0) if isinstance(n, Mapping) else n for n in told))
 
 
 def restored(claims: Reconstruction, exchange: Exchange) -> Reconstruction:
@@ -92,13 +96,15 @@ def rows_of(exchange: Exchange, played: Round, secret: ImprintSecret) -> Rows:
         raise NotApplicable(f"the update holds no change of {secret.weight}")
     weight = change[secret.weight].detach().cpu().float().flatten(1)
     bias = change[secret.bias].detach().cpu().float()
-    noise = known_noise(exchange, played)
+    noise = known_noise(exchange, played, secret.weight)
+    bias_noise = known_noise(exchange, played, secret.bias)
     unsent = _doubt_of_unsent(weight, bias).square()
     if secret.structure != "cumulative":
-        return Rows(weight, bias, noise, (noise**2 + unsent).sqrt())
+        return Rows(weight, bias, noise, bias_noise, (noise**2 + unsent).sqrt())
     before = torch.cat([torch.zeros_like(unsent[:1]), unsent[:-1]])
     doubt = (2 * noise**2 + unsent + before).sqrt()
-    return Rows(_differences(weight), _differences(bias), noise * math.sqrt(2), doubt)
+    twice = math.sqrt(2)  # a row's own part is a difference of two
+    return Rows(_differences(weight), _differences(bias), noise * twice, bias_noise * twice, doubt)
 
 
 def _doubt_of_unsent(
@@ -135,10 +141,12 @@ def _amounts(rows: Rows, prior: Prior) -> tuple[Float[Tensor, " rows"], Bool[Ten
     kept = surplus > SURE
     if not bool(kept.any()):
         kept[int(surplus.argmax())] = True
+    if rows.bias_noise == 0:
+        return rows.bias, kept & (rows.bias != 0)
     ladder = sizes[:, None] * torch.logspace(-1, 1, 8 * STEPS, dtype=torch.float64)
     amounts = torch.cat([ladder, -ladder], dim=1)
     by_contrast = ((amounts.abs() / sizes[:, None]).log() / CONTRAST).square()
-    by_bias = ((rows.bias.double()[:, None] - amounts) / rows.noise).square()
+    by_bias = ((rows.bias.double()[:, None] - amounts) / rows.bias_noise).square()
     best = (by_contrast + by_bias).argmin(1)
     return amounts.gather(1, best[:, None])[:, 0].float(), kept
 

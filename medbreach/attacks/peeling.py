@@ -78,12 +78,14 @@ class Peeling(Attack):
         del rng
         tables = [table_of(exchange, seen) for seen in exchange.rounds]
         claims = self._peeled(exchange, tables)
-        noise = known_noise(exchange, exchange.rounds[0])
+        secret = exchange.secret
+        noise = known_noise(exchange, exchange.rounds[0], secret.weight)
+        bias_noise = known_noise(exchange, exchange.rounds[0], secret.bias)
         if not self.adaptive or noise == 0:
             return claims
         if any(table.peeled for table in tables):
             return restored(claims, exchange)
-        return read_rows(first_measurement(tables[0], noise), exchange)
+        return read_rows(first_measurement(tables[0], noise, bias_noise), exchange)
 
     def _peeled(self, exchange: Exchange, tables: Sequence[BinTable]) -> Reconstruction:
         peel_under_noise(tables, self.tolerance)
@@ -126,13 +128,14 @@ def table_of(exchange: Exchange, seen: Round) -> BinTable:
     return BinTable.of(change[secret.weight], change[secret.bias], block, exchange.spec, scale)
 
 
-def first_measurement(table: BinTable, noise: float) -> Rows:
+def first_measurement(table: BinTable, noise: float, bias_noise: float) -> Rows:
     """Return the bins of the first measurement, in each of which a record lies once at most."""
     bins = range(table.groups[0], table.groups[1])
     content = torch.stack([table.content(b).cpu().float() for b in bins])
     totals = table.totals[list(bins)].cpu().float()
-    noise *= 2**0.5  # a bin is a difference of two rows
-    return Rows(content, totals, noise, torch.full_like(content, noise))
+    twice = 2**0.5  # a bin is a difference of two rows
+    doubt = torch.full_like(content, noise * twice)
+    return Rows(content, totals, noise * twice, bias_noise * twice, doubt)
 
 
 def typical_energy(public: Float[Tensor, "public channels *space"], spec: ImageSpec) -> float:

@@ -94,8 +94,11 @@ class Defense(Component):
         del seen
         return change
 
-    def noise(self, seen: Update) -> float:
-        """Return the standard deviation of the noise on each entry of an update that was seen."""
+    def noise(self, seen: Update) -> float | Mapping[str, float]:
+        """Return the standard deviation of the noise on each entry of an update that was seen.
+
+        It is one number for all tensors, or one for each by the parameter's name.
+        """
         del seen
         return 0.0
 

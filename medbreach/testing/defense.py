@@ -150,9 +150,10 @@ def _check_simulation(who: str, defense: Defense, form: Form, user: User) -> Non
         f"{who}: what an attacker simulates must be differentiable by the images",
     )
     noise: Any = defense.noise(exchange.update)
+    each = list(noise.values()) if isinstance(noise, Mapping) else [noise]
     require(
-        isinstance(noise, float) and 0 <= noise < math.inf,
-        f"{who}: noise returns a standard deviation, not {noise!r}",
+        all(isinstance(std, float) and 0 <= std < math.inf for std in each),
+        f"{who}: noise returns a standard deviation, or one a tensor, not {noise!r}",
     )
 
 

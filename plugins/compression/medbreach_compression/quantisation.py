@@ -11,7 +11,7 @@ from torch import Tensor
 from medbreach import ClientTask, Defense, Gradient, LocalTraining, Update
 
 STEP: Final = "quantisation/step/"
-ERROR: Final = "quantisation/error"
+ERROR: Final = "quantisation/error/"
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Quantisation(Defense):
     the defense rounds a candidate's change to the same steps if the client rounded to the nearest,
     straight through: a candidate is not asked to tell apart what rounding made equal. Against
     rounding at random it takes the change as it is, the mean of what would have been sent. It is
-    taken to know how large the error of rounding is altogether, too, which the steps bound.
+    taken to know how large the error of rounding is in each tensor, too, which the steps bound.
 
     Attributes:
         kind: ``qsgd`` or ``uniform``.
@@ -63,7 +63,8 @@ class Quantisation(Defense):
                 for name, tensor in update.change.items()
             }
             hints = {STEP + name: step for name, step in steps.items()}
-            hints[ERROR] = _squared_error(sent, update.change)
+            for name, meant in update.change.items():
+                hints[ERROR + name] = (sent[name].double() - meant.double()).square().mean()
             return replace(update, change=sent, hints={**update.hints, **hints})
 
         return trained
@@ -82,10 +83,11 @@ class Quantisation(Defense):
             for name, tensor in change.items()
         }
 
-    def noise(self, seen: Update) -> float:
-        """Return the root mean square of what rounding changed, over all entries."""
-        entries = sum(tensor.numel() for tensor in seen.change.values())
-        return math.sqrt(float(seen.hints[ERROR]) / (seen.clients * entries))
+    def noise(self, seen: Update) -> Mapping[str, float]:
+        """Return the root mean square of what rounding changed, of each tensor."""
+        return {
+            name: math.sqrt(float(seen.hints[ERROR + name]) / seen.clients) for name in seen.change
+        }
 
     def conflict(self, stack: Sequence[Defense]) -> str:
         """Return that a message has one step a tensor."""
@@ -111,10 +113,3 @@ class Quantisation(Defense):
 
 def _nearest(tensor: Tensor, step: Tensor) -> Tensor:
     return (tensor / step).round() * step if step > 0 else tensor
-
-
-def _squared_error(sent: Mapping[str, Tensor], meant: Mapping[str, Tensor]) -> Tensor:
-    errors = [
-        (sent[name].double() - tensor.double()).square().sum() for name, tensor in meant.items()
-    ]
-    return torch.stack(errors).sum()

@@ -21,8 +21,8 @@ from medbreach import (
 )
 from medbreach_outpost.perturbation import noisy_positions, percentile, pruned, risk
 
-NOISE = "outpost.noise"
-"""Hint: the root mean square of the noise on an entry, which follows from the weights sent."""
+NOISE = "outpost.noise/"
+"""Hints, by tensor: the root mean square of its noise, which follows from the weights sent."""
 
 
 @dataclass(frozen=True)
@@ -90,11 +90,14 @@ class Outpost(Defense):
         """Return local training that adds what the server can compute of the noise's size."""
 
         def trained(task: ClientTask) -> Update:
-            std = self._root_mean_square(trainable(task.model))
-            if task.recipe is not None:
-                std *= task.recipe.lr * task.recipe.steps**0.5
+            recipe = task.recipe
+            scale = 1.0 if recipe is None else recipe.lr * recipe.steps**0.5
+            hints = {
+                NOISE + name: torch.tensor(scale * math.sqrt(self.phi / 100) * self._std(weights))
+                for name, weights in trainable(task.model).items()
+            }
             update = train(task)
-            return replace(update, hints={**update.hints, NOISE: torch.tensor(std)})
+            return replace(update, hints={**update.hints, **hints})
 
         return trained
 
@@ -107,10 +110,13 @@ class Outpost(Defense):
         """
         return {name: self._sent(g, seen.change[name].to(g)) for name, g in change.items()}
 
-    def noise(self, seen: Update) -> float:
-        """Return the root mean square of the noise on an entry, over clients in a mean."""
-        hint = seen.hints.get(NOISE)
-        return 0.0 if hint is None else float(hint) / seen.clients**0.5
+    def noise(self, seen: Update) -> Mapping[str, float]:
+        """Return the root mean square of each tensor's noise, its noisy positions spread evenly."""
+        return {
+            name: float(seen.hints[NOISE + name]) / seen.clients**0.5
+            for name in seen.change
+            if NOISE + name in seen.hints
+        }
 
     def _sent(self, candidate: Tensor, sent: Tensor) -> Tensor:
         sizes = sent.abs()
@@ -133,9 +139,3 @@ class Outpost(Defense):
 
     def _std(self, weights: Tensor) -> float:
         return risk(weights) * self.noise_base
-
-    def _root_mean_square(self, weights: Mapping[str, Tensor]) -> float:
-        """Return the root mean square of the noise, were the noisy positions spread evenly."""
-        squares = sum(w.numel() * self._std(w) ** 2 for w in weights.values())
-        entries = sum(w.numel() for w in weights.values())
-        return math.sqrt(self.phi / 100 * squares / entries)
