@@ -372,7 +372,7 @@ def test_reading_one_choice():
         ("~case.user", "'~case.user' is no setting: write key=value"),
         ("case .user=1", "'case .user=1' is no setting: write key=value"),
         ("hydra.run.dir=/", "there is no setting hydra.run.dir; there are attack, audit, case, "
-         "defense"),
+         "defense, training"),
         # no value, several, or a wrong one
         ("attack=[]", "attack=[] names no attack: write attack=NAME or attack=[A,B]"),
         ("attack=[[imprint]]", "attack=[['imprint']] names no attack: write attack=NAME or "

@@ -58,6 +58,18 @@ SLOW_MODELS = {
 """Larger members of families whose small ones are checked in the quick suite."""
 
 
+def marked(kinds, slow=frozenset()):
+    """Names; slow are those given and those of plugins, whose own tests run the contract too."""
+    return [
+        pytest.param(name, marks=pytest.mark.slow if name in slow or elsewhere(kind) else ())
+        for name, kind in kinds.items()
+    ]
+
+
+def elsewhere(kind):
+    return not kind.__module__.startswith(("medbreach.", "medbreach_example."))
+
+
 @pytest.mark.parametrize("name", plugins.attacks())
 def test_attack(name):
     options = ATTACK_OPTIONS.get(name, {})
@@ -69,7 +81,7 @@ def test_server(name):
     check(plugins.servers()[name])
 
 
-@pytest.mark.parametrize("name", plugins.defenses())
+@pytest.mark.parametrize("name", marked(plugins.defenses()))
 def test_defense(name):
     check(plugins.defenses()[name])
 
@@ -84,13 +96,7 @@ def test_metric(name):
     check(metric)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.slow if name in SLOW_MODELS else ())
-        for name in plugins.models()
-    ],
-)
+@pytest.mark.parametrize("name", marked(plugins.models(), SLOW_MODELS))
 def test_model(name):
     check(plugins.models()[name], **MODEL_OPTIONS.get(name, {}))
 

@@ -106,7 +106,7 @@ def test_a_decoder_learns_to_guess_images_that_it_has_not_seen(adversary):
     for _ in range(30):
         adversary.learn(latents[:10], images[:10])
     after = adversary.correlation(latents[10:], images[10:])
-    assert after > before + 0.3
+    assert after > before + (1 - before) / 3
     assert after > 0.8
 
 
