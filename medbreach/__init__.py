@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from medbreach.errors import Refused as Refused
     from medbreach.hookspecs import hookimpl as hookimpl
     from medbreach.randomness import Seeds as Seeds
+    from medbreach.randomness import lend_global as lend_global
     from medbreach.round import mean_update as mean_update
     from medbreach.types import Batch as Batch
     from medbreach.types import Change as Change
@@ -72,6 +73,7 @@ _HOMES = {
     "Refused": "errors",
     "hookimpl": "hookspecs",
     "Seeds": "randomness",
+    "lend_global": "randomness",
     "mean_update": "round",
     "Batch": "types",
     "Change": "types",

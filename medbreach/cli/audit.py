@@ -39,6 +39,12 @@ MODEL = click.option(
     metavar="FILE.py:FUNCTION",
     help="Your own network. The file is run: it is the one place where code of yours is.",
 )
+CASES = click.option(
+    "--cases",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="A config tree of your own, searched first.",
+)
 DEVICE = click.option("--device", metavar="auto|cpu|cuda:N", help="Where to compute.  [auto]")
 FAIL_ON = click.option(
     "--fail-on",
@@ -56,12 +62,7 @@ QUIET = click.option(
 @click.argument("settings", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--out", type=OUT, metavar="DIR", help="Run folder.  [runs/CASE-TIME]")
 @click.option("--overwrite", is_flag=True, help="Replace a run that is in the folder.")
-@click.option(
-    "--cases",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    metavar="DIR",
-    help="A config tree of your own, searched first.",
-)
+@CASES
 @MODEL
 @DEVICE
 @FAIL_ON

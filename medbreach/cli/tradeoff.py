@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from medbreach.cli.audit import DEVICE, MODEL, QUIET, READING, user_network
+from medbreach.cli.audit import CASES, DEVICE, MODEL, QUIET, READING, user_network
 from medbreach.cli.codes import Exit
 from medbreach.cli.console import console, waiting
 from medbreach.cli.verbosity import VERBOSE
@@ -26,12 +26,7 @@ if TYPE_CHECKING:
     help="Try a defense at each of these strengths; may be given several times.",
 )
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="[runs/tradeoff-CASE]")
-@click.option(
-    "--cases",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    metavar="DIR",
-    help="A config tree of your own, searched first.",
-)
+@CASES
 @MODEL
 @DEVICE
 @QUIET
@@ -120,8 +115,7 @@ def _progress(total: int, before: int, *, quiet: bool) -> Iterator[Any]:
         bar = bars.add_task("training", total=total, completed=before)
         last: dict[tuple[str, int], int] = {}
 
-        def tell(stack: str, seed: int, done: int, rounds: int, accuracy: float | None) -> None:
-            del rounds, accuracy
+        def tell(stack: str, seed: int, done: int) -> None:
             bars.update(bar, description=f"training {stack}, seed {seed}")
             bars.advance(bar, done - last.get((stack, seed), 0))
             last[stack, seed] = done

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
 from medbreach.record import RunRecord
@@ -14,6 +14,7 @@ from medbreach.report.figures import figures
 from medbreach.report.groups import grouped
 from medbreach.report.phrasing import TIMES, verdict_kind
 from medbreach.report.summary import Summary, decoys, full_threat_model, limits, summarise
+from medbreach.report.templates import templates
 from medbreach.text import legible
 
 
@@ -33,14 +34,9 @@ def render_html(record: RunRecord, redact: bool = False) -> str:
 
 @functools.cache
 def _environment() -> Environment:
-    return Environment(
-        loader=PackageLoader("medbreach", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_finalize,
-    )
+    made = templates("report")
+    made.finalize = _finalize
+    return made
 
 
 def _finalize(value: Any) -> Any:

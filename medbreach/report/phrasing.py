@@ -1,7 +1,7 @@
 """Numbers and names in words, the same in every report."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from medbreach import statistics
@@ -141,3 +141,19 @@ def sentence(text: str) -> str:
     """
     text = text.strip()
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
+
+
+def in_columns(rows: Sequence[Sequence[str]]) -> str:
+    """Return a table as text. Rows shorter than the first do not widen its columns.
+
+    >>> print(in_columns([["a", "b"], ["long", "1"], ["no number, for a reason"]]))
+    a     b
+    long  1
+    no number, for a reason
+    """
+    full = [row for row in rows if len(row) == len(rows[0])]
+    widths = [max(map(len, column)) for column in zip(*full, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip()
+        for row in rows
+    )

@@ -46,11 +46,7 @@ def _bullets(sentences: Iterable[str]) -> str:
 def _table(summary: Summary) -> str:
     rows = [COLUMNS, *(_row(line.finding) for line in summary.lines)]
     rows = [tuple(" ".join(cell.split()) for cell in row) for row in rows]
-    widths = [max(len(row[k]) for row in rows) for k in range(len(COLUMNS))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
+    return phrasing.in_columns(rows)
 
 
 def _row(finding: Finding) -> tuple[str, ...]:

@@ -4,11 +4,10 @@ import csv
 import io
 import textwrap
 from collections.abc import Sequence
-from importlib import resources
 from typing import Final
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
+from medbreach.report.phrasing import in_columns
+from medbreach.report.templates import style_sheet, templates
 from medbreach.reproductions.dkfz import METHODS
 from medbreach.reproductions.dkfz_setting import DOI, PUBLICATION, Setting
 from medbreach.reproductions.line import Line
@@ -68,9 +67,7 @@ def _interval(count: int, total: int) -> str:
 
 def as_text(setting: Setting, lines: Sequence[Line]) -> str:
     """Return the table and its remarks as text."""
-    table = [list(COLUMNS), *(cells(setting, line) for line in lines)]
-    widths = [max(len(words[k]) for words in table if words[-1]) for k in range(len(COLUMNS))]
-    shown = ["  ".join(c.ljust(w) for c, w in zip(words, widths, strict=True)) for words in table]
+    rows = [[words for words in cells(setting, line) if words] for line in lines]
     measured = [
         "\n".join(_wrapped(f"{word}: {value}") for word, value in facts.items())
         for facts in measured_on(setting, lines)
@@ -81,7 +78,7 @@ def as_text(setting: Setting, lines: Sequence[Line]) -> str:
         *map(_wrapped, in_short(lines)),
         "Measured on:",
         *measured,
-        "\n".join(map(str.rstrip, shown)),
+        in_columns([COLUMNS, *rows]),
         "\n".join(_wrapped(f"{word}: {meaning}") for word, meaning in MEANINGS.items()),
         "\n".join(_wrapped(f"{name}: {words}") for name, words in methods(lines).items()),
         *map(_wrapped, remarks(setting, lines)),
@@ -110,30 +107,27 @@ def as_csv(setting: Setting, lines: Sequence[Line]) -> str:
 
 def as_html(setting: Setting, lines: Sequence[Line]) -> str:
     """Return the table with pictures as a page that needs nothing from the network."""
-    environment = Environment(
-        loader=PackageLoader("medbreach", "reproductions"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     groups: dict[str, list[tuple[Line, list[str]]]] = {}
     for line in lines:
         group = groups.setdefault(f"{line.form}, {line.clients} clients", [])
         group.append((line, [words for words in cells(setting, line)[2:] if words]))
-    return environment.get_template("table.html.j2").render(
-        title=title(setting),
-        publication=PUBLICATION,
-        doi=DOI,
-        subject=SUBJECT,
-        style=(resources.files("medbreach.report") / "report.css").read_text(),
-        in_short=list(in_short(lines)),
-        measured=measured_on(setting, lines),
-        columns=COLUMNS[2:],
-        groups=groups,
-        meanings=MEANINGS,
-        methods=methods(lines),
-        remarks=remarks(setting, lines),
+    return (
+        templates("reproductions")
+        .get_template("table.html.j2")
+        .render(
+            title=title(setting),
+            publication=PUBLICATION,
+            doi=DOI,
+            subject=SUBJECT,
+            style=style_sheet(),
+            in_short=list(in_short(lines)),
+            measured=measured_on(setting, lines),
+            columns=COLUMNS[2:],
+            groups=groups,
+            meanings=MEANINGS,
+            methods=methods(lines),
+            remarks=remarks(setting, lines),
+        )
     )
 
 

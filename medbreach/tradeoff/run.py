@@ -41,8 +41,8 @@ CHECKPOINT_SECONDS: Final = 30.0
 
 log = logging.getLogger(__name__)
 
-Tell = Callable[[str, int, int, int, float | None], None]
-"""Is told the stack, the seed, rounds done, rounds in all, and the accuracy if it was looked at."""
+Tell = Callable[[str, int, int], None]
+"""Is told the stack, the seed, and how many rounds are done."""
 
 
 @dataclass(frozen=True)
@@ -185,11 +185,9 @@ class Tradeoff:
 
         def after(state: State) -> None:
             nonlocal saved
-            accuracy = None
             if state.rounds in looks:
-                accuracy = measure(federation.predictions(state))["accuracy"]
-                curve.append((state.rounds, accuracy))
-            tell(stack, seed, state.rounds, total, accuracy)
+                curve.append((state.rounds, measure(federation.predictions(state))["accuracy"]))
+            tell(stack, seed, state.rounds)
             if time.monotonic() - saved > CHECKPOINT_SECONDS:
                 saved = time.monotonic()
                 self._save(self._checkpoint(stack, seed), {**state.keep(), "curve": curve})

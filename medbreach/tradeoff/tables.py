@@ -6,14 +6,12 @@ import io
 import json
 import textwrap
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from typing import Any, Final
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from medbreach.encoding import encode
 from medbreach.plan import ADAPTIVE
 from medbreach.report import phrasing
+from medbreach.report.templates import style_sheet, templates
 from medbreach.tradeoff.figure import curves_figure, tradeoff_figure
 from medbreach.tradeoff.line import Line
 from medbreach.tradeoff.points import Leak, Point, front, share_of
@@ -21,6 +19,15 @@ from medbreach.tradeoff.predictions import Interval
 
 WIDTH: Final = 110
 NOTHING: Final = "-"
+
+COLUMNS: Final = (
+    "defense", "seeds", "accuracy", "AUC", "F1", "cost", "worst attack", "identified", "PSNR",
+    "adaptive", "s/round", "times", "epsilon",
+)  # fmt: skip
+
+ATTACK_COLUMNS: Final = (
+    "defense", "attack", "attacker", "identified", "95 % interval", "PSNR", "verdict",
+)  # fmt: skip
 
 MEANINGS: Final = {
     "accuracy, AUC, F1": "of the trained network on images of patients who took no part in the "
@@ -34,15 +41,6 @@ MEANINGS: Final = {
     "adaptive": "whether an attacker who knows the defense has tried; without one, no defense "
     "should be called effective",
 }
-
-
-def columns(points: Sequence[Point]) -> list[str]:
-    """Return the titles of the table's columns."""
-    del points
-    return [
-        "defense", "seeds", "accuracy", "AUC", "F1", "cost", "worst attack", "identified", "PSNR",
-        "adaptive", "s/round", "times", "epsilon",
-    ]  # fmt: skip
 
 
 def cells(point: Point) -> list[str]:
@@ -89,11 +87,6 @@ def attack_rows(points: Sequence[Point]) -> list[list[str]]:
     ]
 
 
-ATTACK_COLUMNS: Final = (
-    "defense", "attack", "attacker", "identified", "95 % interval", "PSNR", "verdict",
-)  # fmt: skip
-
-
 def remarks(points: Sequence[Point]) -> list[str]:
     """Return what a reader has to know besides, a sentence each."""
     best = front(points)
@@ -123,8 +116,8 @@ def as_text(title: str, about: Sequence[str], points: Sequence[Point]) -> str:
     paragraphs = [
         title,
         *(textwrap.fill(words, WIDTH) for words in about),
-        _grid([columns(points), *map(cells, points)]),
-        _grid([list(ATTACK_COLUMNS), *attack_rows(points)]),
+        phrasing.in_columns([COLUMNS, *map(cells, points)]),
+        phrasing.in_columns([ATTACK_COLUMNS, *attack_rows(points)]),
         "\n".join(
             textwrap.fill(f"{word}: {meaning}", WIDTH, subsequent_indent="  ")
             for word, meaning in MEANINGS.items()
@@ -138,7 +131,7 @@ def as_csv(points: Sequence[Point]) -> str:
     """Return the table of stacks as CSV."""
     stream = io.StringIO()
     writer = csv.writer(stream)
-    writer.writerow([*columns(points), "problems"])
+    writer.writerow([*COLUMNS, "problems"])
     for point in points:
         writer.writerow([*cells(point), "; ".join(point.problems)])
     return stream.getvalue()
@@ -158,24 +151,21 @@ def as_html(
     title: str, about: Sequence[str], points: Sequence[Point], lines: Sequence[Line]
 ) -> str:
     """Return everything as a page that needs nothing from the network."""
-    environment = Environment(
-        loader=PackageLoader("medbreach", "tradeoff"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("tradeoff.html.j2").render(
-        title=title,
-        about=about,
-        style=(resources.files("medbreach.report") / "report.css").read_text(),
-        figures=[f for f in (tradeoff_figure(points), curves_figure(lines)) if f is not None],
-        columns=columns(points),
-        rows=[cells(point) for point in points],
-        attack_columns=ATTACK_COLUMNS,
-        attack_rows=attack_rows(points),
-        meanings=MEANINGS,
-        remarks=remarks(points),
+    return (
+        templates("tradeoff")
+        .get_template("tradeoff.html.j2")
+        .render(
+            title=title,
+            about=about,
+            style=style_sheet(),
+            figures=[f for f in (tradeoff_figure(points), curves_figure(lines)) if f is not None],
+            columns=COLUMNS,
+            rows=[cells(point) for point in points],
+            attack_columns=ATTACK_COLUMNS,
+            attack_rows=attack_rows(points),
+            meanings=MEANINGS,
+            remarks=remarks(points),
+        )
     )
 
 
@@ -207,11 +197,3 @@ def _plain(point: Point) -> dict[str, Any]:
         "guarantees": [dataclasses.asdict(g) for g in point.guarantees],
         "problems": list(point.problems),
     }
-
-
-def _grid(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )

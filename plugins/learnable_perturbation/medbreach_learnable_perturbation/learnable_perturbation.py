@@ -20,6 +20,7 @@ from medbreach import (
     NotApplicable,
     StepGradient,
     Update,
+    lend_global,
 )
 from medbreach_learnable_perturbation.decoder import Adversary, decoder_for
 from medbreach_learnable_perturbation.latent import Latent, Seen, find_latent, perturbed
@@ -27,7 +28,6 @@ from medbreach_learnable_perturbation.noise import Noise
 from medbreach_learnable_perturbation.pretraining import (
     Pretraining,
     alternating,
-    borrowed_global,
 )
 
 MEMORY: Final = "learnable_perturbation"
@@ -255,7 +255,7 @@ class LearnablePerturbation(Defense):
         return made
 
     def _adversary(self, task: ClientTask, latent: Latent, rng: torch.Generator) -> Adversary:
-        with borrowed_global(rng):
+        with lend_global(rng):
             decoder = decoder_for(latent.shape, task.spec)
         return Adversary(decoder.to(next(task.model.parameters())), self.decoder_lr)
 

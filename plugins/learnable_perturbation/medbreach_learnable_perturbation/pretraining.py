@@ -1,6 +1,5 @@
 """Learning the noise at the client, before the federation: Algorithm 1 of the source."""
 
-import contextlib
 import copy
 import math
 from collections.abc import Callable, Iterator
@@ -9,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from medbreach import Batch, ClientTask, trainable
+from medbreach import Batch, ClientTask, lend_global, trainable
 from medbreach_learnable_perturbation.decoder import Adversary, decoder_for
 from medbreach_learnable_perturbation.latent import Latent, Seen, perturbed
 from medbreach_learnable_perturbation.noise import LearnedNoise, Noise
@@ -44,7 +43,7 @@ class Pretraining:
         records = _together(task.batch, task.others(self.most_records))
         like = next(task.model.parameters())
         noise = LearnedNoise(latent.shape, mean, std).to(like)
-        with borrowed_global(task.rng):  # which decoders are drawn from, and dropout
+        with lend_global(task.rng):  # which decoders are drawn from, and dropout
             network = copy.deepcopy(task.model).train(task.training)
             decoder = decoder_for(latent.shape, task.spec).to(like)
             adversary = Adversary(decoder, self.decoder_lr)
@@ -105,11 +104,3 @@ def _together(batch: Batch, others: Batch) -> Batch:
     if not len(others.labels):
         return batch
     return Batch(torch.cat([batch.images, others.images]), torch.cat([batch.labels, others.labels]))
-
-
-@contextlib.contextmanager
-def borrowed_global(rng: torch.Generator) -> Iterator[None]:
-    """Seed torch's global generator from ``rng``, and put it back afterwards."""
-    with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
-        torch.manual_seed(int(torch.randint(2**62, (1,), generator=rng)))
-        yield

@@ -1,6 +1,5 @@
 """What each variant's tables say, from a trade-off that was carried out."""
 
-import copy
 import statistics
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
@@ -72,14 +71,15 @@ class Classifier:
         return classes
 
     def _network(self, seed: int) -> nn.Module:
-        trained = [s for s in self._made.trained_seeds if s == seed] or [0]
-        if trained[0] not in self._networks:
+        trained = self._made.trained_seeds
+        seed = seed if seed in trained else trained[0]
+        if seed not in self._networks:
             case, sample = self._made.session.plan.case, self._made.session.sample
-            network = copy.deepcopy(honest_network(case, sample, Seeds(0)))
-            file = self._made.weights(UNDEFENDED, self._made.trained_seeds[trained[0]])
+            network = honest_network(case, sample, Seeds(0))
+            file = self._made.weights(UNDEFENDED, seed)
             network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
-            self._networks[trained[0]] = network.eval()
-        return self._networks[trained[0]]
+            self._networks[seed] = network.eval()
+        return self._networks[seed]
 
 
 def attacked(made: Tradeoff, point: Point, classifier: Classifier) -> dict[str, Attacked]:
@@ -102,7 +102,7 @@ def baselines(made: Tradeoff, classifier: Classifier) -> list[Baseline]:
     ]
     rng = torch.Generator().manual_seed(0)
     made_up = {
-        "constant image (mean of the public's)": lambda images: _constant(images),
+        "constant image (mean of the public's)": _constant,
         "uniform noise": lambda images: _uniform(images, rng),
         "the record itself": lambda images: images.truth,
     }

@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 from markupsafe import Markup, escape
 
+from medbreach.report.phrasing import in_columns
 from medbreach.statistics import Rate
 from medbreach.tradeoff.points import Point
 from medbreach.tradeoff.tables import interval
@@ -108,9 +109,9 @@ def as_text(setting: Setting, rows: Sequence[Row], guesses: Sequence[Baseline]) 
     paragraphs = [
         title(setting),
         *(textwrap.fill(words, WIDTH) for words in about(setting)),
-        _grid(table),
+        in_columns(table),
         "Images that show nothing of the record, and the record itself:",
-        _grid([list(GUESS_COLUMNS), *map(_guess, guesses)]),
+        in_columns([list(GUESS_COLUMNS), *map(_guess, guesses)]),
         *(textwrap.fill(words, WIDTH) for words in (*verdicts(rows), *REMARKS)),
     ]
     return "\n\n".join(paragraphs) + "\n"
@@ -194,12 +195,3 @@ def _html_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup
         '<div class="scroll"><table class="results"><thead><tr>{}</tr></thead>'
         "<tbody>{}</tbody></table></div>"
     ).format(head, body)
-
-
-def _grid(rows: Sequence[Sequence[str]]) -> str:
-    full = len(rows[0])
-    widths = [max(len(row[k]) for row in rows if len(row) == full) for k in range(full)]
-    return "\n".join(
-        "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=False)).rstrip()
-        for row in rows
-    )

@@ -1,11 +1,11 @@
 """Carrying the reproduction out; the same command goes on where it was."""
 
 from collections.abc import Callable
-from importlib import resources
 from pathlib import Path
 
 import torch
 
+from medbreach.report.templates import style_sheet
 from medbreach.session import carry_out
 from medbreach.storage import speaking_of, write_whole
 from medbreach.tradeoff.prepare import prepare_tradeoff
@@ -50,9 +50,8 @@ def reproduce(
     ]
     guesses = baselines(made, classifier)
     text = as_text(setting, rows, guesses)
-    style = (resources.files("medbreach.report") / "report.css").read_text()
     with speaking_of(folder):
         write_whole(folder / "table.txt", text.encode())
         write_whole(folder / "table.csv", as_csv(rows).encode())
-        write_whole(folder / "table.html", as_html(setting, rows, guesses, style).encode())
+        write_whole(folder / "table.html", as_html(setting, rows, guesses, style_sheet()).encode())
     return text
