@@ -140,13 +140,10 @@ def draw(case: Case, collection: Collection, seeds: Seeds, decoys: int, public: 
     truth = [i for indices in drawn for i in indices]
     others = draw_decoys(collection, dealt, truth, decoys, seeds)
     known = collection.images(limit_public(dealt.public, collection.spec, public))
-    labels = [torch.tensor([dealt.labels[i] or 0 for i in indices]) for indices in drawn]
     return Sample(
         spec=with_normalisation(collection.spec, known, case.federation),
         classes=dealt.classes,
-        batches=tuple(
-            Batch(collection.images(indices), y) for indices, y in zip(drawn, labels, strict=True)
-        ),
+        batches=tuple(dealt.batch(collection, indices) for indices in drawn),
         clients=clients,
         groups=torch.tensor([dealt.groups[i] for i in truth]),
         decoys=collection.images(others),
@@ -167,9 +164,7 @@ def _further(
     rest = tuple(i for i in dealt.clients[client] if i not in set(drawn))
 
     def read(most: int) -> Batch:
-        some = rest[:most]
-        labels = torch.tensor([dealt.labels[i] or 0 for i in some], dtype=torch.long)
-        return Batch(collection.images(some), labels)
+        return dealt.batch(collection, rest[:most])
 
     return read
 

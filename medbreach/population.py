@@ -16,7 +16,7 @@ from medbreach.collection import Collection
 from medbreach.errors import ConfigError, DataError
 from medbreach.federation import Federation, partition
 from medbreach.randomness import Seeds
-from medbreach.types import ImageSpec
+from medbreach.types import Batch, ImageSpec
 
 Patients = dict[str, list[int]]
 
@@ -42,6 +42,15 @@ class Deal(NamedTuple):
     public: tuple[int, ...]
     outsiders: tuple[int, ...]
     groups: tuple[int, ...]
+
+    def batch(self, collection: Collection, indices: Sequence[int]) -> Batch:
+        """Return entries' images with their labels; class 0 where the data set gives none.
+
+        Raises:
+            DataError: An image cannot be read.
+        """
+        labels = [self.labels[i] or 0 for i in indices]
+        return Batch(collection.images(indices), torch.tensor(labels, dtype=torch.long))
 
 
 def deal(collection: Collection, federation: Federation, seeds: Seeds) -> Deal:

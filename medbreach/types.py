@@ -179,6 +179,22 @@ class Update:
     clients: int = 1
     hints: Mapping[str, Tensor] = field(default_factory=dict)
 
+    @property
+    def playable(self) -> Recipe | None:
+        """The recipe if it says enough to play local training again: plain SGD with its labels."""
+        recipe = self.recipe
+        if self.kind is Change.GRADIENT or recipe is None or recipe.labels is None:
+            return None
+        return recipe if recipe.optimizer == "sgd" else None
+
+    @property
+    def is_unplayable(self) -> bool:
+        """Whether it is a change of weights that can only be taken for minus a gradient.
+
+        Minus the change then points the way of a gradient; its size is not known.
+        """
+        return self.kind is Change.DIFFERENCE and self.playable is None
+
 
 @dataclass(frozen=True)
 class Round:

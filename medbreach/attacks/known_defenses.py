@@ -18,7 +18,7 @@ from medbreach.components import (
     mean_gradient,
     trainable,
 )
-from medbreach.types import Batch, Change, Exchange, Recipe, Round
+from medbreach.types import Batch, Exchange, Recipe, Round
 
 
 @dataclass(frozen=True)
@@ -54,17 +54,16 @@ class KnownDefenses:
             played: The round to simulate; None for the first.
         """
         seen = (played or self.exchange.rounds[0]).update
-        recipe = seen.recipe if seen.kind is Change.DIFFERENCE else None
         own = zip(images.chunk(seen.clients), labels.chunk(seen.clients), strict=True)
         parts = []
         for k, (records, classes) in enumerate(own):
             task = self._task(model, Batch(records, classes), rng, played)
-            if recipe is None or recipe.labels is None or recipe.optimizer != "sgd":
-                part = self._gradient(task, task.batch, played)
-                if seen.kind is Change.DIFFERENCE:
-                    part = {name: -g for name, g in part.items()}
+            if seen.playable is not None:
+                part = self._local_training(task, seen.playable, k, played)
             else:
-                part = self._local_training(task, recipe, k, played)
+                part = self._gradient(task, task.batch, played)
+            if seen.is_unplayable:
+                part = {name: -g for name, g in part.items()}
             for defense in self.exchange.defenses:
                 part = defense.simulate_update(part, seen)
             parts.append(part)

@@ -12,9 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from medbreach.attacks.known_defenses import KnownDefenses
-from medbreach.breaching_bridge.values import usable_recipe
 from medbreach.components import trainable
-from medbreach.types import Change
 
 
 class Adaptive(NamedTuple):
@@ -46,8 +44,7 @@ class Adaptive(NamedTuple):
         if objective.task_regularization != 0:
             loss = objective.loss_fn(model(candidate), labels)
         update = exchange.rounds[round_number].update
-        unplayed = update.kind is Change.DIFFERENCE and usable_recipe(update) is None
-        sign = -1 if unplayed else 1  # as the update is passed on to breaching
+        sign = -1 if update.is_unplayable else 1  # as the update is passed on to breaching
         return [sign * part for part in change.values()], loss
 
 

@@ -6,7 +6,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from medbreach.types import Change, Exchange, ImageSpec, Recipe, Round, Update
+from medbreach.types import Exchange, ImageSpec, Recipe, Round, Update
 
 Words = dict[str, Any]
 
@@ -63,9 +63,14 @@ def shared_data(exchange: Exchange) -> list[Words]:
 
 
 def _shared(played: Round) -> Words:
+    """Return a round in breaching's words.
+
+    A change of weights that cannot be played again is passed on as minus the change, since
+    breaching compares it with a gradient (breaching itself passes it on with the wrong sign).
+    """
     update = played.update
-    recipe = usable_recipe(update)
-    sign = -1 if update.kind is Change.DIFFERENCE and recipe is None else 1
+    recipe = update.playable
+    sign = -1 if update.is_unplayable else 1
     buffers = update.buffers if played.training else None
     return {
         "gradients": [sign * g.detach().clone() for g in update.change.values()],
@@ -85,22 +90,8 @@ def _shared(played: Round) -> Words:
     }
 
 
-def usable_recipe(update: Update) -> Recipe | None:
-    """Return the recipe if it says enough to play local training again, and it is plain SGD.
-
-    Without it breaching compares a change of weights with a gradient; it is then passed on as minus
-    the change, which points the same way (breaching itself passes it on with the wrong sign).
-    """
-    recipe = update.recipe
-    if update.kind is Change.GRADIENT or recipe is None or recipe.labels is None:
-        return None
-    if recipe.optimizer != "sgd":
-        return None
-    return recipe
-
-
 def _labels(update: Update, played: Round) -> torch.Tensor | None:
-    recipe = usable_recipe(update)
+    recipe = update.playable
     labels = update.labels
     if recipe is not None and update.count is not None:
         ordered = _in_training_order(recipe, update.count // update.clients, update.clients)

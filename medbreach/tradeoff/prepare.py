@@ -74,8 +74,14 @@ def _check(session: Session, training: Training) -> None:
 
     Raises:
         ModelError: The network does not tell the probability of each class.
-        ConfigError: A defense is asked for a guarantee that its mechanism does not give.
+        ConfigError: There are fewer seeds than trainings, or a defense is asked for a guarantee
+            that its mechanism does not give.
     """
+    if training.seeds is not None and training.seeds > len(session.plan.options.seed_numbers):
+        raise ConfigError(
+            f"training.seeds is {training.seeds}, but audit.seeds gives "
+            f"{len(session.plan.options.seed_numbers)}: raise audit.seeds or lower training.seeds"
+        )
     case, sample = session.plan.case, session.sample
     network = case.model(sample.spec, sample.classes, Seeds(0).stream("check"))
     with torch.no_grad():

@@ -5,17 +5,15 @@ import io
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 
-from medbreach.case import draw
 from medbreach.encoding import encode
 from medbreach.errors import InputError, ModelError, RecordError
-from medbreach.population import deal
 from medbreach.randomness import Seeds
 from medbreach.record import HEADER, RunRecord
 from medbreach.session import Session, header
@@ -29,6 +27,7 @@ from medbreach.storage import (
     write_whole,
 )
 from medbreach.text import file_name, in_a_line
+from medbreach.tradeoff.images import DealtImages
 from medbreach.tradeoff.line import Line
 from medbreach.tradeoff.predictions import Predictions, measure
 from medbreach.tradeoff.training import FederatedTraining, State, Training
@@ -132,22 +131,20 @@ class Tradeoff:
         """Carry out every training that is missing; record each and yield it."""
         done = self.lines()
         for seed in self.trained_seeds:
-            for stack in self.session.plan.stacks:
-                if (stack, seed) in done:
-                    continue
-                line = self._trained(stack, seed, tell)
+            missing = [s for s in self.session.plan.stacks if (s, seed) not in done]
+            for federation, stack in self._federations(missing, seed):
+                line = self._trained(federation, stack, seed, tell)
                 with speaking_of(self.folder):
                     append_line(self.folder / LINES, json.dumps(encode(asdict(line))))
                 self._checkpoint(stack, seed).unlink(missing_ok=True)
                 yield line
 
-    def _trained(self, stack: str, seed: int, tell: Tell) -> Line:
+    def _trained(self, federation: FederatedTraining, stack: str, seed: int, tell: Tell) -> Line:
         """Return what a training came to, whatever a plugin does in it.
 
         Raises:
             InputError: The input is unusable, or nothing can be written.
         """
-        federation = self._federation(stack, seed)
         given = federation.guarantees()
         try:
             state, curve = self._played(federation, stack, seed, tell)
@@ -159,19 +156,22 @@ class Tradeoff:
             return Line(stack, seed, problem=in_a_line(error), guarantees=given)
         return Line(stack, seed, state.rounds, state.seconds, "", tuple(curve), given)
 
-    def _federation(self, stack: str, seed: int) -> FederatedTraining:
+    def _federations(
+        self, stacks: Sequence[str], seed: int
+    ) -> Iterator[tuple[FederatedTraining, str]]:
+        """Yield the training of each stack with one seed; all share their images."""
+        if not stacks:
+            return
         plan, seeds = self.session.plan, Seeds(seed)
-        options = plan.options
-        return FederatedTraining(
-            case=plan.case,
-            training=self.training,
-            defenses=plan.stacks[stack],
-            sample=draw(plan.case, self.session.collection, seeds, options.decoys, options.public),
-            collection=self.session.collection,
-            dealt=deal(self.session.collection, plan.case.federation, seeds),
-            seeds=seeds,
-            device=self.session.device,
-        )
+        options, collection = plan.options, self.session.collection
+        images = DealtImages(plan.case, collection, seeds, options.decoys, options.public)
+        for stack in stacks:
+            yield (
+                FederatedTraining(
+                    plan.case, self.training, plan.stacks[stack], images, seeds, self.session.device
+                ),
+                stack,
+            )
 
     def _played(
         self, federation: FederatedTraining, stack: str, seed: int, tell: Tell

@@ -1,31 +1,28 @@
 """A whole federated training with defenses, by federated averaging."""
 
 import copy
-import functools
-import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from medbreach.case import Case, Sample
-from medbreach.collection import Collection
+from medbreach.case import Case
 from medbreach.components import ClientTask, Defense, LocalTraining, Workload, is_finite
 from medbreach.errors import ContractError
 from medbreach.measure import synchronise
 from medbreach.population import Deal
 from medbreach.randomness import Seeds
 from medbreach.round import aggregated, agreed_network, given_by, mean_update, trainer, vet
-from medbreach.tradeoff.predictions import Predictions, at_a_time, predict
+from medbreach.tradeoff.images import DealtImages
+from medbreach.tradeoff.predictions import Predictions, predict
 from medbreach.types import Batch, Change, Guarantee, Recipe, Update
 
 BETAS = (0.9, 0.99)  # of FedAdam, as its authors take them
 ADAPTIVITY = 1e-3  # likewise
 ADAM_RATE = 0.01  # likewise
-KEPT_BYTES = 2 * 2**30  # of images that are kept in memory, those for testing included
 
 
 @dataclass(frozen=True)
@@ -151,9 +148,7 @@ class FederatedTraining:
         case: The federated setting.
         training: How it trains.
         defenses: The stack, innermost first.
-        sample: What is known of the images.
-        collection: The images.
-        dealt: Who has which.
+        images: Everybody's images.
         seeds: Random streams.
         device: Where to compute.
     """
@@ -161,22 +156,16 @@ class FederatedTraining:
     case: Case
     training: Training
     defenses: Sequence[Defense]
-    sample: Sample
-    collection: Collection
-    dealt: Deal
+    images: DealtImages
     seeds: Seeds
     device: torch.device
 
     def __post_init__(self) -> None:
         self._train: LocalTraining = trainer(self.case, self.defenses)
-        images = sum(map(len, self.dealt.clients)) + len(self._test)
-        self._few = 4 * images * math.prod(self.collection.spec.shape) < KEPT_BYTES
-        self._kept: dict[int, Batch] = {}
-        self._kept_parts: list[Tensor] = []
 
     def guarantees(self) -> tuple[Guarantee, ...]:
         """Return what differential privacy the defenses give over this training."""
-        return guarantees(self.defenses, self.training, self.dealt)
+        return guarantees(self.defenses, self.training, self.images.dealt)
 
     def start(self) -> State:
         """Return the state before the first round.
@@ -185,10 +174,10 @@ class FederatedTraining:
             ModelError: The network does not fit the images, or a defense not the network.
             Refused: A defense will not train it.
         """
-        agreed = agreed_network(self.case, self.sample, self.defenses, self.seeds)
-        vet(self.defenses, agreed, self.sample.spec)
+        agreed = agreed_network(self.case, self.images.sample, self.defenses, self.seeds)
+        vet(self.defenses, agreed, self.images.sample.spec)
         model = agreed.to(self.device, self.case.dtype)
-        return State(model, [{} for _ in self.dealt.clients])
+        return State(model, [{} for _ in self.images.dealt.clients])
 
     def go_on(self, state: State, after: Callable[[State], None]) -> State:
         """Play every round that is left.
@@ -203,7 +192,7 @@ class FederatedTraining:
         while state.rounds < self.training.rounds:
             began = time.perf_counter()
             updates: Sequence[Update] = [
-                self._train(self._task(state, k)) for k in range(len(self.dealt.clients))
+                self._train(self._task(state, k)) for k in range(len(self.images.dealt.clients))
             ]
             for defense in self.defenses:
                 updates = aggregated(defense, updates, state.model)
@@ -216,33 +205,14 @@ class FederatedTraining:
 
     def predictions(self, state: State) -> Predictions:
         """Return what the trained network says of the public's labelled images."""
-        networks = self.deployed(state)
-        return predict(networks, self.sample.spec, self._tested(), self._labels, self._patients)
-
-    @functools.cached_property
-    def _test(self) -> tuple[int, ...]:
-        return tuple(i for i in self.dealt.public if self.dealt.labels[i] is not None)
-
-    def _tested(self) -> Iterable[Tensor]:
-        """Return the test images, some at a time; few enough ones are read once."""
-        if self._few and not self._kept_parts:
-            self._kept_parts = list(self._read())
-        return self._kept_parts or self._read()
-
-    def _read(self) -> Iterator[Tensor]:
-        size = at_a_time(self.collection.spec)
-        for start in range(0, len(self._test), size):
-            yield self.collection.images(self._test[start : start + size])
-
-    @functools.cached_property
-    def _labels(self) -> Tensor:
-        return torch.tensor([self.dealt.labels[i] or 0 for i in self._test], dtype=torch.long)
-
-    @functools.cached_property
-    def _patients(self) -> Tensor:
-        entries = self.collection.entries
-        numbers = {name: k for k, name in enumerate(sorted({e.patient for e in entries}))}
-        return torch.tensor([numbers[entries[i].patient] for i in self._test], dtype=torch.long)
+        images = self.images
+        return predict(
+            self.deployed(state),
+            images.sample.spec,
+            images.tested(),
+            images.labels,
+            images.patients,
+        )
 
     def deployed(self, state: State) -> list[nn.Module]:
         """Return the network as each client uses it; one for all if no defense changes it.
@@ -264,7 +234,7 @@ class FederatedTraining:
         return networks
 
     def _task(self, state: State, k: int) -> ClientTask:
-        batch = self._records(k)
+        batch = self.images.records(k)
         order = torch.randperm(
             len(batch.labels), generator=self.seeds.stream(f"order/{k}/{state.rounds}")
         )
@@ -274,25 +244,14 @@ class FederatedTraining:
                 batch.images[order].to(self.device, self.case.dtype),
                 batch.labels[order].to(self.device),
             ),
-            spec=self.sample.spec,
-            classes=self.sample.classes,
+            spec=self.images.sample.spec,
+            classes=self.images.sample.classes,
             loss=self.case.model.loss(),
             recipe=self.training.recipe(len(order)),
             training=True,
             rng=self.seeds.stream(f"training/{k}/{state.rounds}"),
             memory=state.memories[k],
         )
-
-    def _records(self, k: int) -> Batch:
-        """Return all records of a client; few enough ones are read once."""
-        if k in self._kept:
-            return self._kept[k]
-        owned = self.dealt.clients[k]
-        labels = torch.tensor([self.dealt.labels[i] or 0 for i in owned], dtype=torch.long)
-        batch = Batch(self.collection.images(owned), labels)
-        if self._few:
-            self._kept[k] = batch
-        return batch
 
     def _apply(self, state: State, update: Update) -> None:
         if update.kind is not Change.DIFFERENCE:

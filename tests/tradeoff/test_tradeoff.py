@@ -108,6 +108,7 @@ def test_a_training_that_comes_to_nothing_is_told(tmp_path):
         (["--grid", "example_sign.most=[1,2]"], "defense has no key 'most'"),
         (["--grid", "example_sign.most_clients=[]"], "write at least one value"),
         (["--grid", "example_sign.name=[x]"], "name is no setting of the defense"),
+        (["training.seeds=2"], "training.seeds is 2, but audit.seeds gives 1"),
         (["--grid", "example_sign.k=1", "--grid", "example_sign.k=2"], "is given twice"),
     ],
 )

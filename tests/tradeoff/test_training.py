@@ -10,8 +10,8 @@ from torch import nn
 
 from medbreach import Defense, Guarantee, Seeds
 from medbreach.errors import ContractError, Refused
-from medbreach.population import deal
-from medbreach.testing import tiny_case, tiny_collection, tiny_sample
+from medbreach.testing import tiny_case, tiny_collection
+from medbreach.tradeoff.images import DealtImages
 from medbreach.tradeoff.training import FederatedTraining, Training
 
 CPU = torch.device("cpu")
@@ -20,11 +20,8 @@ SHORT = Training(rounds=3, batch_size=8, learning_rate=0.05, local_epochs=2)
 
 def federated(training=SHORT, defenses=(), form=((16, 16), 3), **changes):
     case = tiny_case(*form, **changes)
-    collection = tiny_collection(*form)
-    return FederatedTraining(
-        case, training, defenses, tiny_sample(*form), collection,
-        deal(collection, case.federation, Seeds(0)), Seeds(0), CPU,
-    )  # fmt: skip
+    images = DealtImages(case, tiny_collection(*form), Seeds(0), decoys=4, public=20)
+    return FederatedTraining(case, training, defenses, images, Seeds(0), CPU)
 
 
 def weights(state):
@@ -42,9 +39,9 @@ def test_it_is_federated_averaging():
     first = copy.deepcopy(start.model)
     changes = []
     for k in range(2):
-        batch, model = made._records(k), copy.deepcopy(first)
+        batch, model = made.images.records(k), copy.deepcopy(first)
         order = torch.randperm(len(batch.labels), generator=Seeds(0).stream(f"order/{k}/0"))
-        images, labels = made.sample.spec.normalise(batch.images[order]), batch.labels[order]
+        images, labels = made.images.sample.spec.normalise(batch.images[order]), batch.labels[order]
         optimiser = torch.optim.SGD(model.parameters(), lr=0.05)
         for _ in range(2):
             for i in range(0, len(labels), 8):
@@ -64,14 +61,14 @@ def test_training_lowers_the_loss(form):
     before, after = made.start(), trained(made)
 
     def loss(state):
-        batch = made._records(0)
+        batch = made.images.records(0)
         with torch.no_grad():
-            outputs = state.model.eval()(made.sample.spec.normalise(batch.images))
+            outputs = state.model.eval()(made.images.sample.spec.normalise(batch.images))
         return float(nn.functional.cross_entropy(outputs, batch.labels))
 
     assert loss(after) < loss(before)
     said = made.predictions(after)
-    assert len(said.labels) == len(made.dealt.public)
+    assert len(said.labels) == len(made.images.dealt.public)
     assert torch.allclose(said.probabilities.sum(1), torch.ones(len(said.labels)), atol=1e-5)
 
 
@@ -123,7 +120,7 @@ def test_a_training_goes_on_where_it_was(tmp_path):
 
 def test_defenses_count_the_rounds_and_are_deployed_for_each_client():
     made = federated(SHORT, [Counting()])
-    most = max(map(len, made.dealt.clients))
+    most = max(map(len, made.images.dealt.clients))
     (given,) = made.guarantees()
     assert given.epsilon == 3 * 2 * -(-most // 8)
     assert len(made.deployed(trained(made))) == 2
@@ -133,11 +130,11 @@ def test_defenses_count_the_rounds_and_are_deployed_for_each_client():
 def test_many_images_are_read_and_shown_some_at_a_time(monkeypatch):
     made = federated()
     said = made.predictions(made.start())
-    monkeypatch.setattr("medbreach.tradeoff.training.KEPT_BYTES", 0)
+    monkeypatch.setattr("medbreach.tradeoff.images.KEPT_BYTES", 0)
     monkeypatch.setattr("medbreach.tradeoff.predictions.VALUES", 3 * 3 * 16 * 16)
     few = federated()
-    assert max(map(len, few._tested())) == 3
-    assert not few._kept_parts
+    assert max(map(len, few.images.tested())) == 3
+    assert not few.images._parts
     again = few.predictions(few.start())
     assert torch.allclose(again.probabilities, said.probabilities, atol=1e-6)
     assert torch.equal(again.labels, said.labels)

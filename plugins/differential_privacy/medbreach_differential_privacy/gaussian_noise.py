@@ -1,16 +1,20 @@
 """Gaussian noise on a client's update."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from medbreach import ClientTask, Defense, Gradient, Guarantee, LocalTraining, Update, Workload
+import torch
+from torch import Tensor
+
+from medbreach import Guarantee, Workload
 from medbreach_differential_privacy.accounting import check_accounting, gaussian_epsilon
-from medbreach_differential_privacy.vectors import clipped, gaussian, root_mean_square
+from medbreach_differential_privacy.update_noise import UpdateNoise
+from medbreach_differential_privacy.vectors import gaussian
 
 
 @dataclass(frozen=True)
-class GaussianNoise(Defense):
+class GaussianNoise(UpdateNoise):
     """Add independent Gaussian noise of one deviation to every entry of the update.
 
     The source says that deviations of 0.1 and more stop its attack on gradients, and that they cost
@@ -45,6 +49,8 @@ class GaussianNoise(Defense):
         "clients, who each clipped their own."
     )
 
+    order: ClassVar[float] = 2.0
+
     std: float = 0.1
     relative_to: Literal["nothing", "update", "clip_norm"] = "nothing"
     clip_norm: float | None = None
@@ -52,46 +58,32 @@ class GaussianNoise(Defense):
     rounds: int = 1
 
     def __post_init__(self) -> None:
-        if self.std < 0:
-            raise ValueError(f"std must not be negative, got {self.std}")
-        if self.clip_norm is not None and self.clip_norm <= 0:
-            raise ValueError(f"clip_norm must be positive, got {self.clip_norm}")
-        if self.relative_to == "clip_norm" and self.clip_norm is None:
-            raise ValueError("relative_to=clip_norm needs a clip_norm to be relative to")
+        self.check("std")
         check_accounting(self.delta, self.rounds)
 
-    def wrap(self, train: LocalTraining) -> LocalTraining:
-        """Return local training whose update is clipped and noisy."""
+    @property
+    def amount(self) -> float:
+        """The standard deviation."""
+        return self.std
 
-        def trained(task: ClientTask) -> Update:
-            update = train(task)
-            change = self._clipped(dict(update.change))
-            std = self._unit(root_mean_square(change)) * self.std
-            noisy = {name: g + gaussian(g, std, task.rng) for name, g in change.items()}
-            return replace(update, change=noisy)
+    @property
+    def deviation(self) -> float:
+        """The standard deviation."""
+        return self.std
 
-        return trained
-
-    def simulate_update(self, change: Gradient, seen: Update) -> Gradient:
-        """Return a candidate's change, clipped as the client clips."""
-        del seen
-        return self._clipped(change)
-
-    def noise(self, seen: Update) -> float:
-        """Return the deviation of the noise; with ``update`` as estimated from what was seen."""
-        std = self.std / math.sqrt(seen.clients)
-        with_noise = root_mean_square(seen.change)
-        return self._unit(with_noise / math.sqrt(1 + std**2)) * std
+    def draw(self, like: Tensor, amount: float, rng: torch.Generator) -> Tensor:
+        """Return Gaussian noise."""
+        return gaussian(like, amount, rng)
 
     def guarantee(self, work: Workload) -> Guarantee | None:
         """Return the client's guarantee; None without clipping, noise, or fixed noise."""
-        if self.clip_norm is None or self.relative_to == "update" or self.std == 0:
+        if self.bounded is None:
             return None
+        sensitivity, std = self.bounded
         rounds = self.rounds if work.rounds is None else work.rounds
-        std = self._unit(0.0) * self.std
         return Guarantee(
             epsilon=gaussian_epsilon(
-                2 * self.clip_norm * math.sqrt(rounds * work.updates) / std, self.delta
+                sensitivity * math.sqrt(rounds * work.updates) / std, self.delta
             ),
             delta=self.delta,
             unit="client",
@@ -99,16 +91,8 @@ class GaussianNoise(Defense):
             rounds=rounds,
             how=(
                 f"Analytic Gaussian mechanism on each update: noise of deviation {std:g}, L2 "
-                f"sensitivity {2 * self.clip_norm:g} (twice the clipping norm, since all of the "
+                f"sensitivity {sensitivity:g} (twice the clipping norm, since all of the "
                 "client's records may be others). Labels, counts and buffers that are sent beside "
                 "the update are not covered."
             ),
         )
-
-    def _clipped(self, change: Gradient) -> Gradient:
-        return change if self.clip_norm is None else clipped(change, self.clip_norm)
-
-    def _unit(self, root_mean_square_of_update: float) -> float:
-        if self.relative_to == "clip_norm":
-            return self.clip_norm or 1.0
-        return root_mean_square_of_update if self.relative_to == "update" else 1.0

@@ -1,16 +1,20 @@
 """Laplace noise on a client's update."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from medbreach import ClientTask, Defense, Gradient, Guarantee, LocalTraining, Update, Workload
+import torch
+from torch import Tensor
+
+from medbreach import Guarantee, Workload
 from medbreach_differential_privacy.accounting import check_accounting, laplace_epsilon
-from medbreach_differential_privacy.vectors import clipped, laplacian, root_mean_square
+from medbreach_differential_privacy.update_noise import UpdateNoise
+from medbreach_differential_privacy.vectors import laplacian
 
 
 @dataclass(frozen=True)
-class LaplaceNoise(Defense):
+class LaplaceNoise(UpdateNoise):
     """Add independent Laplace noise of one scale to every entry of the update.
 
     The source finds that Laplace noise stops its attack at the variances that Gaussian noise does.
@@ -43,67 +47,47 @@ class LaplaceNoise(Defense):
         "an aggregate of clients, who each clipped their own."
     )
 
+    order: ClassVar[float] = 1.0
+
     scale: float = 0.0707
     relative_to: Literal["nothing", "update", "clip_norm"] = "nothing"
     clip_norm: float | None = None
     rounds: int = 1
 
     def __post_init__(self) -> None:
-        if self.scale < 0:
-            raise ValueError(f"scale must not be negative, got {self.scale}")
-        if self.clip_norm is not None and self.clip_norm <= 0:
-            raise ValueError(f"clip_norm must be positive, got {self.clip_norm}")
-        if self.relative_to == "clip_norm" and self.clip_norm is None:
-            raise ValueError("relative_to=clip_norm needs a clip_norm to be relative to")
+        self.check("scale")
         check_accounting(0.5, self.rounds)
 
-    def wrap(self, train: LocalTraining) -> LocalTraining:
-        """Return local training whose update is clipped and noisy."""
+    @property
+    def amount(self) -> float:
+        """The scale."""
+        return self.scale
 
-        def trained(task: ClientTask) -> Update:
-            update = train(task)
-            change = self._clipped(dict(update.change))
-            scale = self._unit(root_mean_square(change)) * self.scale
-            noisy = {name: g + laplacian(g, scale, task.rng) for name, g in change.items()}
-            return replace(update, change=noisy)
+    @property
+    def deviation(self) -> float:
+        """The standard deviation: 1.41 times the scale."""
+        return math.sqrt(2) * self.scale
 
-        return trained
-
-    def simulate_update(self, change: Gradient, seen: Update) -> Gradient:
-        """Return a candidate's change, clipped as the client clips."""
-        del seen
-        return self._clipped(change)
-
-    def noise(self, seen: Update) -> float:
-        """Return the deviation of the noise; with ``update`` as estimated from what was seen."""
-        std = self.scale * math.sqrt(2 / seen.clients)
-        with_noise = root_mean_square(seen.change)
-        return self._unit(with_noise / math.sqrt(1 + std**2)) * std
+    def draw(self, like: Tensor, amount: float, rng: torch.Generator) -> Tensor:
+        """Return Laplace noise."""
+        return laplacian(like, amount, rng)
 
     def guarantee(self, work: Workload) -> Guarantee | None:
         """Return the client's guarantee; None without clipping, noise, or fixed noise."""
-        if self.clip_norm is None or self.relative_to == "update" or self.scale == 0:
+        if self.bounded is None:
             return None
+        sensitivity, scale = self.bounded
         rounds = self.rounds if work.rounds is None else work.rounds
-        scale = self._unit(0.0) * self.scale
         return Guarantee(
-            epsilon=laplace_epsilon(2 * self.clip_norm, scale, rounds * work.updates),
+            epsilon=laplace_epsilon(sensitivity, scale, rounds * work.updates),
             delta=0.0,
             unit="client",
             adjacency="replace one",
             rounds=rounds,
             how=(
                 f"Laplace mechanism on each update, summed over rounds: noise of scale {scale:g}, "
-                f"L1 sensitivity {2 * self.clip_norm:g} (twice the clipping norm, since all of the "
+                f"L1 sensitivity {sensitivity:g} (twice the clipping norm, since all of the "
                 "client's records may be others). Labels, counts and buffers that are sent beside "
                 "the update are not covered."
             ),
         )
-
-    def _clipped(self, change: Gradient) -> Gradient:
-        return change if self.clip_norm is None else clipped(change, self.clip_norm, order=1.0)
-
-    def _unit(self, root_mean_square_of_update: float) -> float:
-        if self.relative_to == "clip_norm":
-            return self.clip_norm or 1.0
-        return root_mean_square_of_update if self.relative_to == "update" else 1.0
