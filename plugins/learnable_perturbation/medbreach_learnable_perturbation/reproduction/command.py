@@ -14,8 +14,10 @@ import click
     "[packaged dermoscopy patches]",
 )
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Where to write.")
-@click.option("--quick", is_flag=True, help="A small network and few variants: minutes.")
-@click.option("--full", is_flag=True, help="The published sizes: days without a GPU.")
+@click.option("--quick", is_flag=True, help="A small network, few variants: half an hour.")
+@click.option(
+    "--full", is_flag=True, help="The published sizes; like the default, days without a GPU."
+)
 @click.option("--device", metavar="auto|cpu|cuda:N", help="Where to compute.  [auto]")
 def reproduce_command(
     data: str, out: Path | None, quick: bool, full: bool, device: str | None
