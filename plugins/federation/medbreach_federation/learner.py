@@ -68,7 +68,7 @@ class Learner(ABC):
     def train(self, instruction: Instruction) -> Result:
         """Return what a client makes of a round. Nothing of the instruction is changed in place."""
 
-    def evaluate(self, round: int, weights: Weights) -> Mapping[str, float]:  # noqa: A002
+    def evaluate(self, round: int, weights: Weights) -> Mapping[str, float]:
         """Return how good the federation's weights are after a round; 0 is before the first."""
         del round, weights
         return {}

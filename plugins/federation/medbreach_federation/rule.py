@@ -30,14 +30,22 @@ class Rule(ABC):
     federation that was cut off goes on as if it had not been.
     """
 
-    def send(self, client: int, round: int, weights: Weights) -> Weights:  # noqa: A002
+    @property
+    def least(self) -> int:
+        """How many clients' results a round needs."""
+        return 1
+
+    def send(self, client: int, round: int, weights: Weights) -> Weights:
         """Return what one client is sent of the federation's weights."""
         del client, round
         return weights
 
     @abstractmethod
     def aggregate(
-        self, round: int, before: Weights, results: Mapping[int, Result]  # noqa: A002
+        self,
+        round: int,
+        before: Weights,
+        results: Mapping[int, Result],
     ) -> Aggregate:
         """Return what the server makes of a round.
 
