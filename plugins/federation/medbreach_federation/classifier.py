@@ -72,7 +72,7 @@ class ClassifierLearner(Learner):
 
     def first(self) -> Weights:
         """Return the first round's weights and buffers."""
-        return {name: tensor.clone() for name, tensor in _tensors(self.network).items()}
+        return {name: tensor.detach().clone() for name, tensor in _tensors(self.network).items()}
 
     def network_with(self, weights: Weights) -> nn.Module:
         """Return the network with weights and buffers that were sent, where it computes."""
@@ -102,13 +102,16 @@ class ClassifierLearner(Learner):
         count = len(task.batch.labels) if update.count is None else update.count
         return Result(weights, count, memory=task.memory)
 
+    def order(self, client: int, round: int) -> list[int]:
+        """Return the order in which a client trains on its records in a round."""
+        count = len(self.images.dealt.clients[client])
+        rng = self._seeds.stream(f"order/{client}/{round}")
+        return torch.randperm(count, generator=rng).tolist()
+
     def task(self, instruction: Instruction) -> ClientTask:
         """Return what a client is asked to train."""
         client, number, device = instruction.client, instruction.round, self.session.device
-        batch = self.images.records(client)
-        order = torch.randperm(
-            len(batch.labels), generator=self._seeds.stream(f"order/{client}/{number}")
-        )
+        batch, order = self.images.records(client), self.order(client, number)
         return ClientTask(
             model=self.network_with(instruction.weights),
             batch=Batch(

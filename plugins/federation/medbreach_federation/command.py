@@ -13,12 +13,20 @@ from medbreach.cli.verbosity import VERBOSE
 
 if TYPE_CHECKING:
     from medbreach_federation.runner import RoundLine
+    from medbreach_federation.strategy import Played
 
 
 @click.command("federate")
 @click.argument("settings", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option(
     "--out", type=click.Path(path_type=Path), metavar="DIR", help="[runs/federation-CASE]"
+)
+@click.option(
+    "--capture",
+    "wanted",
+    metavar="ROUND[,ROUND...]|all",
+    help="Keep what was sent in these rounds, to audit it: medbreach audit case=captured. No "
+    "images are kept.",
 )
 @click.option("--processes", type=click.IntRange(1), help="Clients at a time.  [one a core]")
 @click.option("--ray", metavar="ADDRESS", help="A Ray cluster that runs already, or auto.")
@@ -31,6 +39,7 @@ if TYPE_CHECKING:
 def federate_command(
     settings: tuple[str, ...],
     out: Path | None,
+    wanted: str | None,
     processes: int | None,
     ray: str | None,
     gpus: float,
@@ -51,6 +60,7 @@ def federate_command(
     greater federation.rounds it is trained further.
     """
     from medbreach.devices import pick_device
+    from medbreach_federation.capture import capture, rounds_in
     from medbreach_federation.classifier import build
     from medbreach_federation.prepare import prepare_federation
     from medbreach_federation.runner import Cluster, run_federation
@@ -59,8 +69,14 @@ def federate_command(
     where = pick_device("auto" if device is None else device)
     with waiting(READING, quiet=quiet):
         made = prepare_federation(settings, where, out, cases=cases, network=user_network(model))
-    made.open()
     setting = made.setting
+    rounds = rounds_in(wanted, setting.rounds)
+    made.open()
+
+    def keep(played: "Played") -> None:
+        if played.round in rounds:
+            capture(made, played)
+
     try:
         lines = run_federation(
             made.folder,
@@ -70,6 +86,7 @@ def federate_command(
             fraction=setting.fraction,
             seed=setting.seed,
             tell=_teller(setting.rounds, quiet=quiet),
+            keep=keep,
             timeout=setting.timeout,
             cluster=Cluster(ray or "", processes, gpus),
         )
