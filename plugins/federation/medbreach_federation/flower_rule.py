@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import torch
-from flwr.app import Message, MessageType, MetricRecord, RecordDict
+from flwr.app import MetricRecord, RecordDict
 from flwr.serverapp import strategy as flower
 from torch import Tensor
 
@@ -115,7 +115,7 @@ class FlowerRule(Rule):
             self._strategy.current_arrays = {
                 n: torch.zeros_like(t).numpy() for n, t in origin.items()
             }
-        replies = [_reply(client, result, origin) for client, result in results.items()]
+        replies = [_reply(result, origin) for result in results.values()]
         made, _ = self._strategy.aggregate_train(round, replies)
         changes: Mapping[str, Tensor] = made.to_torch_state_dict()
         means = weighted_mean(results, {k: float(r.records) for k, r in results.items()})
@@ -143,10 +143,21 @@ class FlowerRule(Rule):
             setattr(self._strategy, name, {key: t.numpy() for key, t in moment.items()})
 
 
-def _reply(client: int, result: Result, origin: Weights) -> Message:
+class _Reply(NamedTuple):
+    """What Flower's strategies look at of a message: it is none of a running federation."""
+
+    content: RecordDict
+
+    def has_error(self) -> bool:
+        """Return that it is none."""
+        return False
+
+
+def _reply(result: Result, origin: Weights) -> _Reply:
     """Return a client's result as Flower's strategies take it, as the change from an origin."""
     change = {name: result.weights[name].double() - first for name, first in origin.items()}
-    content = RecordDict(
-        {ARRAYS: record_of(change), MEASURES: MetricRecord({RECORDS: float(result.records)})}
+    return _Reply(
+        RecordDict(
+            {ARRAYS: record_of(change), MEASURES: MetricRecord({RECORDS: float(result.records)})}
+        )
     )
-    return Message(content, client, MessageType.TRAIN)

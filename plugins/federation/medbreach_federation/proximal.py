@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from medbreach import Batch, ClientTask, Defense, Gradient, StepGradient
@@ -33,10 +32,9 @@ class Proximal(Defense):
 
         def pulled(task: ClientTask, batch: Batch) -> Gradient:
             weights: dict[str, Tensor] = dict(task.model.named_parameters())
-            with torch.no_grad():
-                return {
-                    name: g + self.mu * (weights[name] - self.sent[name].to(g))
-                    for name, g in gradient(task, batch).items()
-                }
+            return {
+                name: g + self.mu * (weights[name].detach() - self.sent[name].to(g))
+                for name, g in gradient(task, batch).items()
+            }
 
         return pulled
