@@ -437,8 +437,8 @@ def test_reading_one_choice():
         ("defense.level=3", "defense.level has no effect, since no defense is chosen: add "
          "defense=NAME"),
         # Python objects
-        ("case._target_=os.system", "case has no key '_target_'; there are captured, data, impl, model, "
-         "name, server, user, weights"),
+        ("case._target_=os.system", "case has no key '_target_'; there are captured, data, impl, "
+         "model, name, server, user, weights"),
         ("case.model._target_=os.system", "case.model has no key '_target_'; there are pool, "
          "width"),
     ],
