@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeVar
 import torch
 
 from medbreach import plugins
+from medbreach.captured import Captured
 from medbreach.case import Case
 from medbreach.components import Component, Dataset, Defense, Metric, Model
 from medbreach.errors import ConfigError
@@ -179,7 +180,7 @@ def _metrics(options: Options) -> tuple[Metric, ...]:
 
 
 def _case(settings: Mapping[str, Any], user_network: UserNetwork | None) -> Case:
-    known = {"name", "data", "server", "user", "impl", "model", "weights"}
+    known = {"name", "data", "server", "user", "impl", "model", "weights", "captured"}
     for key in settings:
         if key not in known | INERT["case"]:
             raise ConfigError(f"case has no key {key!r}; {nearest(key, known)}")
@@ -203,6 +204,7 @@ def _case(settings: Mapping[str, Any], user_network: UserNetwork | None) -> Case
         federation=federation,
         dtype=torch.float64 if impl.dtype == "double" else torch.float32,
         weights=None if weights is None else str(weights),
+        captured=Captured(settings["captured"]) if settings.get("captured") else None,
     )
 
 

@@ -29,6 +29,7 @@ from medbreach.parts import Part, finished
 from medbreach.plan import UNDEFENDED, Attempt, Plan
 from medbreach.progress import Watch, current, watched_by
 from medbreach.randomness import Seeds
+from medbreach.replay import replay
 from medbreach.round import agreed_network, given_by, honest_network, planted, play
 from medbreach.scoring import Score, Scorer
 from medbreach.statistics import tail
@@ -95,7 +96,8 @@ class _Bench:
         if key not in self._played:
             defenses = self.plan.stacks.get(stack, ())
             sample = self.sample(case, seed)
-            self._played = {key: play(case, sample, defenses, Seeds(seed), self.device)}
+            played = replay if case.captured else play
+            self._played = {key: played(case, sample, defenses, Seeds(seed), self.device)}
         return self._played[key]
 
 

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from medbreach.captured import Captured
 from medbreach.collection import Affine, Collection
 from medbreach.components import Dataset, Model, Server
 from medbreach.errors import ConfigError
@@ -40,6 +41,7 @@ class Case:
         federation: How the patients are dealt over clients.
         dtype: ``float`` or ``double``: the precision that clients compute in.
         weights: State-dict file that the first round starts from; None for the model's own.
+        captured: The round of a federation that is audited; None to play one.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Case:
     federation: Federation = Federation()
     dtype: torch.dtype = torch.float32
     weights: str | None = None
+    captured: Captured | None = None
 
     def solvable(self, model: Model | None = None) -> "Case":
         """Return this case made as easy as it gets for an attacker.
@@ -66,6 +69,7 @@ class Case:
             federation=replace(self.federation, partition="random"),
             model=model or SmallCNN(),
             weights=None,
+            captured=None,
         )
 
 
@@ -133,10 +137,11 @@ def draw(case: Case, collection: Collection, seeds: Seeds, decoys: int, public: 
         DataError: There are too few images, or one cannot be read.
         ConfigError: The partition or the clients do not fit the data set.
     """
-    dealt = deal(collection, case.federation, seeds)
+    dealt = dealt_of(case, collection, seeds)
     clients = participants(case.user, dealt, seeds)
     count = case.user.num_data_points
-    drawn = [draw_records(collection, dealt.clients[k], count, k, seeds) for k in clients]
+    owned = case.captured.entries if case.captured else dealt.clients.__getitem__
+    drawn = [draw_records(collection, owned(k), count, k, seeds) for k in clients]
     truth = [i for indices in drawn for i in indices]
     others = draw_decoys(collection, dealt, truth, decoys, seeds)
     known = collection.images(limit_public(dealt.public, collection.spec, public))
@@ -155,6 +160,19 @@ def draw(case: Case, collection: Collection, seeds: Seeds, decoys: int, public: 
             for k, indices in zip(clients, drawn, strict=True)
         ),
     )
+
+
+def dealt_of(case: Case, collection: Collection, seeds: Seeds) -> Deal:
+    """Return who has which images: those of a captured federation, or dealt by the seed.
+
+    Raises:
+        DataError: There are too few images, or the federation was trained on others.
+        ConfigError: The partition does not fit the data set.
+    """
+    if case.captured is None:
+        return deal(collection, case.federation, seeds)
+    case.captured.check(collection)
+    return deal(collection, case.federation, Seeds(case.captured.seed))
 
 
 def _further(

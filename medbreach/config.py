@@ -19,7 +19,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from medbreach import plugins
+from medbreach import captured, plugins
 from medbreach.choices import KIND_KEYS, canonical, file_of, names, roots, unwritten
 from medbreach.errors import ConfigError
 from medbreach.overrides import GROUPS, Override, choices_of, is_literal, one, several, split
@@ -84,12 +84,14 @@ def load(overrides: Sequence[str] = (), folder: Path | None = None) -> Settings:
     _set(base, [o for o in values if o.key.split(".")[0] in ("case", "audit")])
     found_attacks = _components("attack", _found(base, "attack", attacks), values, folder)
     found_defenses = _components("defense", _found(base, "defense", defenses), values, folder)
-    return {
-        "case": _plain(base["case"], "case"),
-        "attacks": found_attacks,
-        "stacks": {s: [{"label": n, **found_defenses[n]} for n in members[s]] for s in members},
-        "audit": _plain(base["audit"], "audit"),
-    }
+    return captured.expanded(
+        {
+            "case": _plain(base["case"], "case"),
+            "attacks": found_attacks,
+            "stacks": {s: [{"label": n, **found_defenses[n]} for n in members[s]] for s in members},
+            "audit": _plain(base["audit"], "audit"),
+        }
+    )
 
 
 def read_choice(group: str, name: str) -> Settings:

@@ -8,6 +8,7 @@ from running import made_up_plugins
 from medbreach import choices, plugins
 from medbreach.assembly import assemble
 from medbreach.attacks.optimization import Optimization
+from medbreach.captured import keep
 from medbreach.choices import breaching_tree, shipped
 from medbreach.config import load, load_tradeoff, read_choice
 from medbreach.devices import pick_device
@@ -90,6 +91,17 @@ def test_breachings_attacks_compose_and_build(name):
         assert plan.tested == (name,)
 
 
+def _captured(folder):
+    """Write a round of a federation of one client, as far as settings go."""
+    facts = {
+        "case": load(["case=dermoscopy_2d"])["case"], "stack": [], "seed": 0, "round": 1,
+        "recipe": {"local_epochs": 1, "batch_size": 4, "learning_rate": 0.1, "optimizer": "sgd"},
+        "images": "", "trained": [], "clients": {"0": {"entries": [], "labels": [], "patients": 3}},
+    }  # fmt: skip
+    keep(folder / "round", facts, {}, {})
+    return folder / "round"
+
+
 @pytest.mark.parametrize("file", OWN, ids=str)
 def test_our_files_compose_and_build(file, tmp_path):
     if str(file) == "medbreach":
@@ -103,6 +115,8 @@ def test_our_files_compose_and_build(file, tmp_path):
         if needs_path or name in ("my_folder", "brain_tumor_2d")
         else []
     )
+    if name == "captured":
+        path = [f"case.captured={_captured(tmp_path)}"]
     if group == "training":
         assert build(Training, load_tradeoff([f"training={name}"])[1], group) == Training()
         return
@@ -423,8 +437,8 @@ def test_reading_one_choice():
         ("defense.level=3", "defense.level has no effect, since no defense is chosen: add "
          "defense=NAME"),
         # Python objects
-        ("case._target_=os.system", "case has no key '_target_'; there are data, impl, model, "
-         "name, server, user, weights"),
+        ("case._target_=os.system", "case has no key '_target_'; there are captured, data, impl, "
+         "model, name, server, user, weights"),
         ("case.model._target_=os.system", "case.model has no key '_target_'; there are pool, "
          "width"),
     ],

@@ -1,0 +1,58 @@
+"""Whole federations on Flower."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from medbreach import hookimpl
+
+if TYPE_CHECKING:
+    import click
+
+    from medbreach_federation.average import Mean as Mean
+    from medbreach_federation.average import weighted_mean as weighted_mean
+    from medbreach_federation.flower_rule import FlowerRule as FlowerRule
+    from medbreach_federation.flower_rule import Strength as Strength
+    from medbreach_federation.learner import Instruction as Instruction
+    from medbreach_federation.learner import Learner as Learner
+    from medbreach_federation.learner import Result as Result
+    from medbreach_federation.learner import Weights as Weights
+    from medbreach_federation.rule import Aggregate as Aggregate
+    from medbreach_federation.rule import Rule as Rule
+    from medbreach_federation.runner import Cluster as Cluster
+    from medbreach_federation.runner import RoundLine as RoundLine
+    from medbreach_federation.runner import run_federation as run_federation
+    from medbreach_federation.strategy import Played as Played
+
+_HOMES = {
+    "Mean": "average",
+    "weighted_mean": "average",
+    "FlowerRule": "flower_rule",
+    "Strength": "flower_rule",
+    "Instruction": "learner",
+    "Learner": "learner",
+    "Result": "learner",
+    "Weights": "learner",
+    "Aggregate": "rule",
+    "Rule": "rule",
+    "Cluster": "runner",
+    "RoundLine": "runner",
+    "run_federation": "runner",
+    "Played": "strategy",
+}
+
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for: Flower takes seconds, and most commands do without it."""
+    if name not in _HOMES:
+        raise AttributeError(f"medbreach_federation has no {name}")
+    return getattr(importlib.import_module(f"medbreach_federation.{_HOMES[name]}"), name)
+
+
+@hookimpl
+def medbreach_commands(cli: "click.Group") -> None:
+    """Add ``medbreach federate``."""
+    from medbreach_federation.command import federate_command
+
+    cli.add_command(federate_command)
