@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from medbreach_federation.client import Build, client_app, record_of
 from medbreach_federation.learner import Learner
 from medbreach_federation.memory import Memories
 from medbreach_federation.rule import Rule
+from medbreach_federation.stoppable import StoppableGrid
 from medbreach_federation.strategy import Played, Rounds, WorkerDied
 
 STATE: Final = "federation.pt"
@@ -210,18 +212,22 @@ class _Federation:
                 Memories(self._folder).forget_after(self._done)
 
     def _simulate(self, strategy: Rounds, rounds: int, timeout: float, cluster: Cluster) -> None:
-        server = ServerApp()
+        server, stop = ServerApp(), threading.Event()
 
         @server.main()
         def main(grid: Grid, context: Context) -> None:
             del context
-            strategy.start(grid, record_of(strategy.weights), num_rounds=rounds, timeout=timeout)
+            there: Any = StoppableGrid(grid, stop)
+            strategy.start(there, record_of(strategy.weights), num_rounds=rounds, timeout=timeout)
 
         app = client_app(self._build, self._folder.absolute())
         with _quiet():
             from flwr.simulation import run_simulation
 
-            run_simulation(server, app, self._learner.clients, backend_config=_backend(cluster))
+            try:
+                run_simulation(server, app, self._learner.clients, backend_config=_backend(cluster))
+            finally:
+                stop.set()
 
     def _after(self, played: Played) -> None:
         """Keep a round that was played: only then does it count."""

@@ -24,8 +24,8 @@ from medbreach_federation.client import (
 )
 from medbreach_federation.learner import Result, Weights
 from medbreach_federation.rule import Aggregate, Rule
+from medbreach_federation.stoppable import POLL
 
-POLL = 0.05  # seconds between looks at who is connected
 DEATH = ("ActorDied", "ActorUnavailable", "RayActorError", "WorkerCrashed")  # Ray's words for it
 
 
