@@ -27,6 +27,11 @@ class DefendedRule(Rule):
     network: nn.Module
 
     @property
+    def title(self) -> str:
+        """The rule's name."""
+        return self.rule.title
+
+    @property
     def least(self) -> int:
         """How many clients the rule needs."""
         return self.rule.least

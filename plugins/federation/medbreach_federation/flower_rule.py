@@ -103,6 +103,11 @@ class FlowerRule(Rule):
         self._adaptive = self.name in ADAPTIVE
 
     @property
+    def title(self) -> str:
+        """The strategy's name."""
+        return self.name
+
+    @property
     def least(self) -> int:
         """How many clients the strategy makes sense with."""
         return _least(self.name, self.strength)

@@ -136,6 +136,7 @@ def prepare_federation(
     made = Federation(ClassifierLearner(session, setting, place), place, identity)
     vet(made.learner.defenses, made.learner.network, made.learner.images.sample.spec)
     made.guarantees()
+    made.rule().check(made.learner.clients, setting.fraction)
     return made
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from medbreach.errors import ConfigError
 from medbreach_federation.learner import Result, Weights
 
 
@@ -29,6 +30,11 @@ class Rule(ABC):
     A rule may remember rounds. What it remembers goes through `keep` and `go_on`, so that a
     federation that was cut off goes on as if it had not been.
     """
+
+    @property
+    def title(self) -> str:
+        """What errors call it."""
+        return type(self).__name__
 
     @property
     def least(self) -> int:
@@ -62,3 +68,16 @@ class Rule(ABC):
     def go_on(self, kept: Mapping[str, Any]) -> None:
         """Take up what `keep` returned."""
         del kept
+
+    def check(self, clients: int, fraction: float) -> None:
+        """Check that enough clients take part in a round.
+
+        Raises:
+            ConfigError: There are fewer than the rule needs.
+        """
+        taking_part = max(1, round(fraction * clients))
+        if taking_part < self.least:
+            raise ConfigError(
+                f"{self.title} needs {self.least} clients a round, and {taking_part} of {clients} "
+                "take part: raise the number of clients or the fraction"
+            )

@@ -17,7 +17,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from medbreach.encoding import encode
-from medbreach.errors import ConfigError, RecordError
+from medbreach.errors import RecordError
 from medbreach.storage import append_line, drop_partial_line, locked, speaking_of, write_whole
 from medbreach_federation.client import Build, client_app, record_of
 from medbreach_federation.learner import Learner
@@ -28,6 +28,7 @@ from medbreach_federation.strategy import Played, Rounds, WorkerDied
 
 STATE: Final = "federation.pt"
 LINES: Final = "rounds.jsonl"
+PATIENCE: Final = 10.0  # seconds
 TIMEOUT: Final = 3600.0  # seconds that a round waits for its clients
 
 
@@ -116,14 +117,9 @@ def run_federation(
         RecordError: The folder is damaged or cannot be written.
     """
     learner = build(folder)
-    taking_part = round(fraction * learner.clients)
-    if max(taking_part, 1) < rule.least:
-        raise ConfigError(
-            f"{type(rule).__name__} needs {rule.least} clients a round, and {max(taking_part, 1)} "
-            f"of {learner.clients} take part: raise the number of clients or the fraction"
-        )
+    rule.check(learner.clients, fraction)
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder):
+    with _locked(folder):
         federation = _Federation(folder, build, learner, rule, tell, keep)
         federation.open()
         federation.play(rounds, fraction, seed, timeout, cluster or Cluster())
@@ -263,6 +259,28 @@ class _Federation:
         self._began = time.perf_counter()
         if self._tell is not None:
             self._tell(line)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other processes from writing to a folder.
+
+    A process that Ray forked for the last federation may hold the lock a moment longer than that.
+
+    Raises:
+        RecordError: Another process is writing to it.
+    """
+    end = time.monotonic() + PATIENCE
+    with contextlib.ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(locked(folder))
+                break
+            except RecordError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.2)
+        yield
 
 
 def _backend(cluster: Cluster) -> Any:

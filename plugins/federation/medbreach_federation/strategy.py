@@ -129,7 +129,7 @@ class Rounds(Strategy):
         if len(results) < self.rule.least:
             why = "; ".join(f"client {k}: {reason}" for k, reason in sorted(isolated.items()))
             raise ContractError(
-                f"round {number} has {len(results)} usable results, and {type(self.rule).__name__} "
+                f"round {number} has {len(results)} usable results, and {self.rule.title} "
                 f"needs {self.rule.least} ({why})"
             )
         made = self.rule.aggregate(number, self.weights, results)

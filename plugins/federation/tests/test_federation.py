@@ -8,6 +8,7 @@ import torch
 import toy
 
 from medbreach.errors import ConfigError, ContractError, RecordError
+from medbreach.storage import locked
 from medbreach_federation import FlowerRule, Mean, Strength, run_federation
 
 MEAN = {"by_records": False}
@@ -92,7 +93,7 @@ def test_too_few_usable_results_end_it_with_the_reason(tmp_path):
 
 def test_fewer_clients_than_the_rule_needs(tmp_path):
     folder = federation(tmp_path / "run")
-    with pytest.raises(ConfigError, match="FlowerRule needs 5 clients a round, and 4 of 4 take"):
+    with pytest.raises(ConfigError, match="krum needs 5 clients a round, and 4 of 4 take part"):
         run_federation(folder, toy.build, FlowerRule("krum", Strength(malicious=1)), 1)
 
 
@@ -100,4 +101,14 @@ def test_a_damaged_folder_is_told(tmp_path):
     folder = federation(tmp_path / "run")
     (folder / "federation.pt").write_bytes(b"PK\x03\x04 no")
     with pytest.raises(RecordError, match="is damaged: choose another --out"):
+        play(folder, 1)
+
+
+def test_a_folder_that_another_process_writes_to(tmp_path, monkeypatch):
+    monkeypatch.setattr("medbreach_federation.runner.PATIENCE", 0.3)
+    folder = federation(tmp_path / "run")
+    with (
+        locked(folder),
+        pytest.raises(RecordError, match="another process is writing to"),
+    ):
         play(folder, 1)

@@ -25,7 +25,8 @@ def begin_and_send(folder, sent, rounds):
     ) as running:  # fmt: skip
         end = time.monotonic() + 240
         while not lines.is_file() or len(lines.read_text().splitlines()) <= rounds:
-            assert running.poll() is None and time.monotonic() < end, "it ended by itself"
+            assert running.poll() is None, "it ended by itself"
+            assert time.monotonic() < end
             time.sleep(0.02)
         running.send_signal(sent)
         return running.wait(60)

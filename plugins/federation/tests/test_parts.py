@@ -125,6 +125,7 @@ def test_settings_that_cannot_be(values, sentence):
         (["federation.rounds=1", "federation.rounds=2"], "is given twice"),
         (["defense=[none,example_sign]"], "one stack of defenses"),
         (["federation.clients=0"], "default_clients must be at least 1"),
+        (["federation.strategy=krum"], "krum needs 5 clients a round, and 4 of 4 take part"),
     ],
 )
 def test_settings_that_have_no_place(settings, sentence, tmp_path):
