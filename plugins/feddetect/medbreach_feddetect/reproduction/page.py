@@ -1,0 +1,217 @@
+"""The tables as text, CSV and a page."""
+
+import base64
+import csv
+import io
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from medbreach.report.phrasing import in_columns
+from medbreach_feddetect.measures.extractors import extractor
+from medbreach_feddetect.measures.of_round import FRECHET, KERNEL, SAMPLES, SHOWN, measured
+from medbreach_feddetect.reproduction.claims import Findings, claims, share
+from medbreach_feddetect.reproduction.curves import Curves, curves, verdicts
+from medbreach_feddetect.reproduction.numbers import (
+    Spread,
+    flagged_rounds,
+    flagged_runs,
+    last,
+    late_loss,
+    others_loss,
+)
+from medbreach_feddetect.reproduction.setting import (
+    ARMS,
+    CALIBRATED,
+    CLIENTS,
+    MALICIOUS,
+    PLAIN,
+    PUBLICATION,
+    RELEASED,
+    Arm,
+    Setting,
+)
+
+if TYPE_CHECKING:
+    from medbreach_feddetect.reproduction.run import Run
+
+WIDTH: Final = 110
+DETECTING: Final = (RELEASED, CALIBRATED)
+COLUMNS: Final = (
+    "arm", "runs", "Frechet distance", "kernel distance", "trigger shown", "loss of client 0",
+    "loss of others", "runs with a flag", "rounds with a flag", "weight of client 0",
+)  # fmt: skip
+
+REMARKS: Final = (
+    "No published distance stands beside these: the tables of the publication could not be read, "
+    "and its code has none. Only with Inception's own weights would a Frechet distance be a FID.",
+    "As released: four clients of whom client 0 is malicious and stamps all its images; a trigger "
+    "of 0.39 % of the area, in 0 to 1 on images in -1 to 1; discriminators and optimisers stay "
+    "with clients; batches of 32; RMSprop at 0.0002 with gradient penalty; the last minibatch's "
+    "absolute generator loss, isolation forest, decay 0.9, cumulative counts, fewer than half "
+    "flagged.",
+    "Ours: a DCGAN's generator in place of StyleGAN2's; the size of images; patients dealt over "
+    "clients, where the release gives every client all images; the trigger's picture; the "
+    "calibrated verdict, over the mean generator loss of a round; all runs without attack under "
+    "detection, which the released code refuses; median, trimmed mean and Krum, since which means "
+    "the publication compares with could not be read; the measures.",
+    "Where a rule flags nobody, its run is the run without detection number by number, and is not "
+    "played again. The released rule has no way back: who was flagged keeps the lowered weight.",
+    "With gradient penalty the level of a critic is free, so that generator losses of clients "
+    "differ by a constant that says nothing of their images.",
+    "trigger shown: how far the mean of generated corners has moved from the real images' mean "
+    "corner to the trigger; 1 is the trigger itself.",
+)
+
+
+class Shown(NamedTuple):
+    """One arm's first run, drawn.
+
+    Attributes:
+        arm: Which.
+        losses: Generator losses by round.
+        weights: Weights by round; None under the plain mean.
+        flags: Who was flagged when; empty if nobody was.
+        grids: Rounds and pictures of samples, as data URIs.
+        note: What to know about it.
+    """
+
+    arm: Arm
+    losses: Curves
+    weights: Curves | None
+    flags: list[tuple[int, list[int]]]
+    grids: list[tuple[int, str]]
+    note: str
+
+
+def title(setting: Setting) -> str:
+    """Return what was done, in a line."""
+    images = setting.data or "packaged dermoscopy patches"
+    return f"A backdoored federation of GANs and FedDetect, made again on {images}"
+
+
+def about(setting: Setting) -> list[str]:
+    """Return what was computed, in sentences."""
+    scale = setting.scale
+    warm_up = "as released" if scale.warm_up == 10 else "ours; released: 10"
+    passes = "as released" if scale.local_epochs == 1 else "ours; released: 1"
+    return [
+        f"{PUBLICATION}. {CLIENTS} clients train a GAN on images of {scale.size} pixels a side "
+        f"(released: 256) for {scale.rounds} rounds (released: 200) with {scale.local_epochs} "
+        f"passes over their images in each ({passes}), first layer of {scale.width} channels "
+        f"(released: 64), Adam's learning rate {scale.learning_rate:g} and beta {scale.beta1:g} "
+        f"(released: 0.0002 and 0.9); no detection in the first {scale.warm_up} rounds "
+        f"({warm_up}). "
+        f"Runs of each kind: {setting.seeds} (released: 1). "
+        + (
+            "Intervals are of 95 % over runs, by Student's t."
+            if setting.seeds > 1
+            else "One run has no interval, so that no difference counts as shown."
+        ),
+        f"Images are seen by: {extractor(setting.measuring).title}. Distances are between "
+        f"{scale.samples} generated and as many real images, of patients of no client.",
+    ]
+
+
+def rows(found: Findings) -> list[list[str]]:
+    """Return the table's lines."""
+    return [_row(found, arm) for arm in ARMS]
+
+
+def _row(found: Findings, arm: Arm) -> list[str]:
+    warm_up = found.setting.scale.warm_up
+    lines = [run.lines for run in found.runs[arm]]
+    distances = [
+        Spread.of([last(one, name) for one in lines]).words() for name in (FRECHET, KERNEL, SHOWN)
+    ]
+    own = found.spread(arm, lambda run: late_loss(run.lines, warm_up, MALICIOUS)).words()
+    rest = found.spread(arm, lambda run: others_loss(run.lines, warm_up)).words()
+    cells = [arm.title, str(len(lines)), *distances, own, rest]
+    if arm.rule not in DETECTING:
+        return [*cells, "-", "-", f"{1 / CLIENTS:g}" if arm.rule == PLAIN else "-"]
+    of_runs, of_rounds = flagged_runs(lines), flagged_rounds(lines, warm_up)
+    weight = Spread.of([one[-1].clients[MALICIOUS]["weight"] for one in lines]).words()
+    return [*cells, f"{of_runs.count} of {of_runs.total}", share(of_rounds), weight]
+
+
+def as_text(setting: Setting, found: Findings) -> str:
+    """Return everything as text."""
+    parts = [
+        title(setting),
+        *(textwrap.fill(words, WIDTH) for words in about(setting)),
+        in_columns([list(COLUMNS), *rows(found)]),
+    ]
+    for question, answers in claims(found):
+        parts.append("\n".join([question, *(textwrap.fill(a, WIDTH) for a in answers)]))
+    parts.append(
+        in_columns([["world without attack", "flagged by the calibrated rule"], *worlds(found)])
+    )
+    parts += [textwrap.fill(words, WIDTH) for words in REMARKS]
+    return "\n\n".join(parts) + "\n"
+
+
+def worlds(found: Findings) -> list[list[str]]:
+    """Return how often the calibrated rule flags anybody in each simulated world."""
+    return [
+        [name, f"{rate.count / rate.total:.1%} ({rate.low:.1%} to {rate.high:.1%})"]
+        for name, rate in found.alarms.items()
+    ]
+
+
+def as_csv(found: Findings) -> str:
+    """Return the table as CSV."""
+    stream = io.StringIO()
+    writer = csv.writer(stream)
+    writer.writerow(COLUMNS)
+    writer.writerows(rows(found))
+    return stream.getvalue()
+
+
+def as_html(setting: Setting, found: Findings, style: str) -> str:
+    """Return everything as a page that needs nothing from the network."""
+    pages = Environment(
+        loader=PackageLoader("medbreach_feddetect", "reproduction"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return pages.get_template("table.html.j2").render(
+        title=title(setting), about=about(setting), style=style, columns=COLUMNS, rows=rows(found),
+        claims=claims(found), worlds=worlds(found), remarks=REMARKS, malicious=MALICIOUS,
+        rounds=setting.scale.rounds, warm_up=setting.scale.warm_up,
+        shown=[_shown(found.runs[arm][0]) for arm in ARMS],
+    )  # fmt: skip
+
+
+def _shown(run: "Run") -> Shown:
+    detection = run.arm.rule in DETECTING
+    return Shown(
+        run.arm,
+        curves(run.lines, "generator_loss"),
+        curves(run.lines, "weight", (0.0, 1.0)) if detection else None,
+        verdicts(run.lines) if detection else [],
+        _grids(run),
+        "Nobody is flagged: the same run as without detection." if run.same_as_mean else "",
+    )
+
+
+def _grids(run: "Run") -> list[tuple[int, str]]:
+    found = []
+    for number in _ends([line.round for line in run.lines if measured(line.evaluation)]):
+        file = run.folder / SAMPLES / f"round-{number}.png"
+        if file.is_file():
+            coded = base64.b64encode(file.read_bytes()).decode()
+            found.append((number, f"data:image/png;base64,{coded}"))
+    return found
+
+
+def _ends(numbers: Sequence[int]) -> list[int]:
+    """Return the first, a middle and the last number.
+
+    >>> _ends([0, 12, 24, 36, 48]), _ends([0, 2])
+    ([0, 24, 48], [0, 2])
+    """
+    return sorted({numbers[0], numbers[len(numbers) // 2], numbers[-1]}) if numbers else []

@@ -1,0 +1,184 @@
+"""Carrying the reproduction out; the same command goes on where it was."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import torch
+
+from medbreach.encoding import encode
+from medbreach.errors import RecordError
+from medbreach.report.templates import style_sheet
+from medbreach.settings import plain
+from medbreach.storage import speaking_of, write_whole
+from medbreach_feddetect.holdings import hold
+from medbreach_feddetect.learner import GanLearner, build, write_setting
+from medbreach_feddetect.measures.downstream import Downstream, downstream
+from medbreach_feddetect.measures.extractors import extractor
+from medbreach_feddetect.reproduction.claims import Findings
+from medbreach_feddetect.reproduction.page import as_csv, as_html, as_text
+from medbreach_feddetect.reproduction.setting import ARMS, PLAIN, Arm, Setting
+from medbreach_feddetect.rules import FedDetect
+from medbreach_feddetect.setting import GanFederation
+from medbreach_federation import Cluster, RoundLine, Rule, run_federation
+
+Tell = Callable[[str], None]
+FEDERATIONS: Final = "federations"
+SETTING: Final = "setting.json"
+
+
+class Run(NamedTuple):
+    """A federation that was played.
+
+    Attributes:
+        arm: What kind of run.
+        seed: Its seed.
+        lines: Its rounds, from 0.
+        folder: Where it is kept.
+        same_as_mean: Whether it is the plain mean's run, since the rule flags nobody in it.
+    """
+
+    arm: Arm
+    seed: int
+    lines: Sequence[RoundLine]
+    folder: Path
+    same_as_mean: bool = False
+
+
+def reproduce(setting: Setting, folder: Path, tell: Tell) -> str:
+    """Play every federation that a folder lacks, write the tables, return them as text.
+
+    Args:
+        setting: What to reproduce, and on what.
+        folder: Where everything is kept.
+        tell: Is told how far it is.
+
+    Raises:
+        InputError: The images do not fit, or the folder holds something else.
+    """
+    extractor(setting.measuring)
+    hold(setting.federation(ARMS[0], 0))
+    _open(setting, folder)
+    runs = list(_runs(setting, folder, tell))
+    worth = _worth(setting, folder, tell)
+    findings = Findings.of(setting, runs, worth)
+    text = as_text(setting, findings)
+    with speaking_of(folder):
+        write_whole(folder / "table.txt", text.encode())
+        write_whole(folder / "table.csv", as_csv(findings).encode())
+        write_whole(folder / "rounds.csv", rounds_as_csv(runs).encode())
+        write_whole(folder / "table.html", as_html(setting, findings, style_sheet()).encode())
+    return text
+
+
+def replayed(rule: FedDetect, lines: Sequence[RoundLine]) -> list[RoundLine] | None:
+    """Return a run of the plain mean as it would have been under a rule that flags nobody in it.
+
+    Until the first flag all weights are equal, so that both runs are the same; None if anybody is
+    flagged.
+    """
+    found = []
+    for line in lines:
+        if line.round:
+            losses = [line.clients[k][rule.loss] for k in sorted(line.clients)]
+            told = rule.judge(line.round, losses)
+            if any(one["flagged"] for one in told.values()):
+                return None
+            clients = {k: {**line.clients[k], **told[k]} for k in line.clients}
+            line = dataclasses.replace(line, clients=clients)
+        found.append(line)
+    return found
+
+
+def rounds_as_csv(runs: Sequence[Run]) -> str:
+    """Return every client's numbers of every round as CSV."""
+    import csv
+    import io
+
+    names = ("generator_loss_last", "generator_loss", "discriminator_loss", "weight", "suspect",
+             "flagged", "excess")  # fmt: skip
+    stream = io.StringIO()
+    writer = csv.writer(stream)
+    writer.writerow(("arm", "seed", "round", "client", *names))
+    for run in runs:
+        for line in run.lines:
+            for k, numbers in sorted(line.clients.items()):
+                values = [numbers.get(name, "") for name in names]
+                writer.writerow((run.arm.name, run.seed, line.round, k, *values))
+    return stream.getvalue()
+
+
+def _open(setting: Setting, folder: Path) -> None:
+    """Take note of what a folder is for.
+
+    Raises:
+        RecordError: It is for something else.
+    """
+    content = json.dumps(encode(plain(dataclasses.asdict(setting))), indent=1).encode()
+    file = folder / SETTING
+    with speaking_of(folder):
+        if file.is_file() and file.read_bytes() != content:
+            raise RecordError(f"{folder} holds a reproduction with other settings: choose --out")
+        write_whole(file, content)
+
+
+def _runs(setting: Setting, folder: Path, tell: Tell) -> Iterator[Run]:
+    """Yield every run, the plain mean's first."""
+    for seed in range(setting.seeds):
+        means: dict[tuple[bool, str], Run] = {}
+        for arm in sorted(ARMS, key=lambda arm: arm.rule != PLAIN):
+            run = _run(setting, arm, seed, folder, means.get((arm.attack, arm.loss)), tell)
+            if arm.rule == PLAIN:
+                means[arm.attack, arm.loss] = run
+            yield run
+
+
+def _run(setting: Setting, arm: Arm, seed: int, folder: Path, mean: Run | None, tell: Tell) -> Run:
+    rule = setting.rule(arm.rule)
+    if mean is not None and isinstance(rule, FedDetect):
+        same = replayed(rule, mean.lines)
+        if same is not None:
+            tell(f"{arm.title}, seed {seed}: flags nobody, so it is the run without detection")
+            return Run(arm, seed, same, mean.folder, same_as_mean=True)
+    place = folder / FEDERATIONS / f"{arm.name}-{seed}"
+    words = f"{arm.title}, seed {seed}"
+    lines = _play(setting.federation(arm, seed), setting.rule(arm.rule), place, words, tell)
+    return Run(arm, seed, lines, place)
+
+
+def _play(
+    federation: GanFederation, rule: Rule, place: Path, words: str, tell: Tell
+) -> list[RoundLine]:
+    with speaking_of(place):
+        place.mkdir(parents=True, exist_ok=True)
+    write_setting(place, federation)
+    new: list[float] = []
+    gpus = 1 / federation.clients if federation.device != "cpu" else 0.0
+    lines = run_federation(
+        place, build, rule, federation.rounds, seed=federation.seed,
+        tell=lambda line: new.append(line.seconds), cluster=Cluster(gpus=gpus),
+    )  # fmt: skip
+    if new:
+        tell(f"{words}: {federation.rounds} rounds, {math.fsum(new):.0f} s")
+    return lines
+
+
+def _worth(setting: Setting, folder: Path, tell: Tell) -> dict[bool, Downstream]:
+    """Return what a conditional generator is worth to a classifier, without and with the attack."""
+    found = {}
+    for attack in (False, True):
+        federation = setting.conditional(attack, 0)
+        if federation is None:
+            return {}
+        name = f"{'attack' if attack else 'benign'}-conditional-0"
+        words = f"{'attack' if attack else 'no attack'}, conditional, seed 0"
+        place = folder / FEDERATIONS / name
+        _play(federation, setting.rule(PLAIN), place, words, tell)
+        weights = torch.load(place / "federation.pt", map_location="cpu", weights_only=True)
+        learner = GanLearner(federation)
+        epochs, seeds = setting.scale.classifier_epochs, range(setting.seeds)
+        found[attack] = downstream(learner, weights["weights"], epochs, seeds)
+    return found

@@ -1,0 +1,223 @@
+"""What is reproduced, and on what."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, Literal, NamedTuple
+
+from medbreach import ConfigError, DataError
+from medbreach_feddetect.holdings import opened
+from medbreach_feddetect.rules import FedDetect, FedDetectCalibrated
+from medbreach_feddetect.setting import Gan, GanFederation, Images, Measuring, Poisoning
+from medbreach_federation import FlowerRule, Mean, Rule, Strength
+
+PUBLICATION: Final = "Jin and Li 2023, arXiv:2210.10886, and its released code (arXiv:2207.00762)"
+CLIENTS: Final = 4  # as released
+MALICIOUS: Final = 0  # as released
+RATE: Final = 0.05  # of benign runs in which the calibrated rule may flag anybody
+PUBLIC_SHARE: Final = 0.3  # ours
+
+Loss = Literal["bce", "wgan_gp"]
+
+
+class Scale(NamedTuple):
+    """How much is computed.
+
+    Attributes:
+        size: Pixels a side; released: 256, which the networks here do not go up to.
+        width: Channels of the discriminator's first layer; released: 64.
+        rounds: Released: 200.
+        warm_up: Released: 10.
+        local_epochs: Passes over a client's images in a round; released: 1.
+        limit: Most images of a client; 0: all.
+        samples: Generated images that are measured.
+        every: Rounds between measurements.
+        seeds: Runs of each kind.
+        classifier_epochs: Of the classifier that generated images are added to.
+        learning_rate: Of both networks with ``bce``; released: 0.0002. With few rounds generators
+            learn nothing at it, and nothing can be spoiled.
+        beta1: Of Adam; released: 0.9.
+    """
+
+    size: int
+    width: int
+    rounds: int
+    warm_up: int
+    local_epochs: int
+    limit: int
+    samples: int
+    every: int
+    seeds: int
+    classifier_epochs: int
+    learning_rate: float = 2e-4
+    beta1: float = 0.9
+
+
+QUICK: Final = Scale(32, 8, 32, 8, 2, 160, 128, 16, 2, 4, 1e-3, 0.5)
+NORMAL: Final = Scale(32, 16, 60, 10, 2, 0, 256, 20, 10, 15, 1e-3, 0.5)
+FULL: Final = Scale(128, 64, 200, 10, 1, 0, 1024, 50, 20, 30)
+
+
+class Arm(NamedTuple):
+    """One kind of run.
+
+    Attributes:
+        attack: Whether a client is malicious.
+        loss: ``bce``, or ``wgan_gp``: training with gradient penalty.
+        rule: What the server does.
+    """
+
+    attack: bool
+    loss: Loss
+    rule: str
+
+    @property
+    def title(self) -> str:
+        """What it is called in tables."""
+        words = ["attack" if self.attack else "no attack"]
+        words += ["gradient penalty"] * (self.loss == "wgan_gp")
+        words += [TITLES[self.rule]] * (self.rule != PLAIN)
+        return " + ".join(words)
+
+    @property
+    def name(self) -> str:
+        """What its folders are called."""
+        return f"{'attack' if self.attack else 'benign'}-{self.loss}-{self.rule}"
+
+
+PLAIN: Final = "mean"
+RELEASED: Final = "released"
+CALIBRATED: Final = "calibrated"
+TITLES: Final[Mapping[str, str]] = {
+    PLAIN: "mean",
+    RELEASED: "detection as released",
+    CALIBRATED: "detection, calibrated (ours)",
+    "median": "median",
+    "trimmed_mean": "trimmed mean",
+    "krum": "Krum",
+}
+ROBUST: Final[Mapping[str, Strength]] = {
+    "median": Strength(),
+    "trimmed_mean": Strength(trimmed=1 / CLIENTS),
+    "krum": Strength(malicious=0),
+}
+"""Flower's robust strategies. Of four clients the trimmed mean leaves out the highest and the
+lowest value; Krum, which takes 2 f + 3 clients to withstand f malicious ones, withstands none."""
+LOSSES: Final[tuple[Loss, ...]] = ("bce", "wgan_gp")
+ARMS: Final[tuple[Arm, ...]] = tuple(
+    Arm(attack, loss, rule)
+    for loss in LOSSES
+    for attack in (False, True)
+    for rule in (PLAIN, RELEASED, CALIBRATED)
+) + tuple(Arm(True, "bce", rule) for rule in ROBUST)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What to reproduce.
+
+    Attributes:
+        data: A folder of pictures with a subfolder a class, or an ``.npz`` file; empty: the
+            dermoscopy patches that come with medbreach.
+        scale: How much is computed.
+        seeds: Runs of each kind.
+        inception: Weights of Inception v3; None: a stand-in sees the images.
+        device: Where to compute.
+    """
+
+    data: str = ""
+    scale: Scale = NORMAL
+    seeds: int = 3
+    inception: Path | None = None
+    device: str = "cpu"
+
+    @property
+    def images(self) -> Images:
+        """The settings of the images.
+
+        Raises:
+            DataError: There is no such data.
+        """
+        share = f"case.data.public_share={PUBLIC_SHARE}"
+        limit = self.scale.limit
+        if not self.data:
+            return Images(("case=dermoscopy_2d", share), limit=limit)
+        path = Path(self.data)
+        if not path.exists():
+            raise DataError(
+                f"there is no {self.data}: give a folder of pictures with a subfolder a class, or "
+                "an .npz file"
+            )
+        npz = path.suffix == ".npz"
+        more = ["case.data.examples_from_split=null"] if npz else [f"case.data.size={self._size}"]
+        kind = "npz" if npz else "image_folder"
+        return Images(
+            ("case=dermoscopy_2d", f"case/data={kind}", f"case.data.path={path}", share, *more),
+            limit=limit,
+        )
+
+    @property
+    def _size(self) -> str:
+        return f"[{self.scale.size},{self.scale.size}]"
+
+    @property
+    def measuring(self) -> Measuring:
+        """What sees the images."""
+        scale = self.scale
+        if self.inception is not None:
+            return Measuring(scale.every, scale.samples, "inception", self.inception, 8)
+        return Measuring(scale.every, scale.samples, "random_convolutions", None, 8)
+
+    def federation(self, arm: Arm, seed: int) -> GanFederation:
+        """Return the settings of a run.
+
+        Raises:
+            DataError: The images cannot be opened.
+        """
+        scale = self.scale
+        gan = Gan(
+            scale.size, self._channels(), arm.loss, scale.width, local_epochs=scale.local_epochs
+        )
+        if arm.loss == "bce":
+            gan = replace(gan, learning_rate=scale.learning_rate, beta1=scale.beta1)
+        return GanFederation(
+            gan,
+            Poisoning((MALICIOUS,) if arm.attack else ()),
+            self.images,
+            self.measuring,
+            CLIENTS,
+            scale.rounds,
+            seed,
+            self.device,
+        )
+
+    def conditional(self, attack: bool, seed: int) -> GanFederation | None:
+        """Return the settings of a run with a conditional GAN; None where images have no labels."""
+        classes = len(opened(self.images, CLIENTS).collection.classes or ())
+        if classes < 2:
+            return None
+        plain = self.federation(Arm(attack, "bce", PLAIN), seed)
+        return replace(plain, gan=replace(plain.gan, classes=classes))
+
+    def rule(self, name: str) -> Rule:
+        """Return a fresh rule.
+
+        Raises:
+            ConfigError: There is none of that name.
+        """
+        scale = self.scale
+        rules: dict[str, Callable[[], Rule]] = {
+            PLAIN: lambda: Mean(by_records=False),
+            RELEASED: lambda: FedDetect(CLIENTS, scale.warm_up),
+            CALIBRATED: lambda: FedDetectCalibrated(
+                CLIENTS, scale.warm_up, rate=RATE, rounds=scale.rounds
+            ),
+        }
+        if name in ROBUST:
+            return FlowerRule(name, ROBUST[name])
+        if name not in rules:
+            raise ConfigError(f"there is no rule {name}")
+        return rules[name]()
+
+    def _channels(self) -> int:
+        return opened(self.images, CLIENTS).collection.spec.channels

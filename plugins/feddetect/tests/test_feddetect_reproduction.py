@@ -1,0 +1,193 @@
+"""The published claims, made again: what is tried, what is said, and a run from end to end."""
+
+import csv
+import dataclasses
+import itertools
+from pathlib import Path
+
+import pytest
+
+from medbreach.errors import ConfigError, DataError, RecordError
+from medbreach.statistics import wilson
+from medbreach_feddetect import FedDetect, FedDetectCalibrated
+from medbreach_feddetect.learner import LAST, MEAN
+from medbreach_feddetect.reproduction import numbers
+from medbreach_feddetect.reproduction import run as carried_out
+from medbreach_feddetect.reproduction.claims import _agreed
+from medbreach_feddetect.reproduction.numbers import Spread, flagged_rounds, flagged_runs
+from medbreach_feddetect.reproduction.run import replayed, reproduce
+from medbreach_feddetect.reproduction.setting import (
+    ARMS,
+    CLIENTS,
+    FULL,
+    NORMAL,
+    QUICK,
+    Scale,
+    Setting,
+)
+from medbreach_federation import Instruction, RoundLine, run_federation
+
+TINY = Scale(32, 2, 7, 4, 1, 16, 8, 4, 1, 1)
+
+
+def on_a_loop(folder, build, rule, rounds, *, seed=0, tell=None, cluster=None):
+    """Play a federation in this process: for tests only."""
+    import torch
+
+    learner, file = build(folder), folder / "federation.pt"
+    weights = learner.first()
+    memories = [{} for _ in range(learner.clients)]
+    lines = [RoundLine(0, learner.evaluate(0, weights))]
+    for r in range(1, rounds + 1):
+        made = {
+            k: learner.train(Instruction(k, r, weights, memories[k]))
+            for k in range(learner.clients)
+        }
+        memories = [result.memory for result in made.values()]
+        aggregate = rule.aggregate(r, weights, made)
+        weights = aggregate.weights
+        of_clients = {
+            k: {**one.measures, **aggregate.of_clients.get(k, {})} for k, one in made.items()
+        }
+        evaluation = learner.evaluate(r, weights)
+        lines.append(RoundLine(r, evaluation, aggregate.measures, of_clients, {}, 0.1))
+        if tell:
+            tell(lines[-1])
+    torch.save({"weights": weights}, file)
+    return lines
+
+
+def lines_of(table):
+    """Return a run of the plain mean with such losses."""
+    return [
+        RoundLine(r, clients={k: {LAST: loss, MEAN: loss} for k, loss in enumerate(row)})
+        for r, row in enumerate(table)
+    ]
+
+
+def test_every_arm_is_tried():
+    """The five of the source, both rules with and without attack, and never one twice."""
+    kinds = {(arm.attack, arm.loss, arm.rule) for arm in ARMS}
+    rules = ["mean", "released", "calibrated"]
+    robust = {(True, "bce", rule) for rule in ("median", "trimmed_mean", "krum")}
+    assert kinds == {*itertools.product([True, False], ["bce", "wgan_gp"], rules)} | robust
+    assert len({arm.title for arm in ARMS}) == len({arm.name for arm in ARMS}) == len(ARMS)
+
+
+def test_full_is_what_was_released():
+    assert (FULL.width, FULL.rounds, FULL.warm_up, FULL.local_epochs, FULL.limit) == (
+        64, 200, 10, 1, 0,
+    )  # fmt: skip
+    gan = Setting(scale=FULL).federation(ARMS[-1], 0).gan
+    assert (gan.learning_rate, gan.batch_size, gan.penalty, gan.interpolation) == (
+        2e-4, 32, 10.0, "normal",
+    )  # fmt: skip
+    assert NORMAL.warm_up == 10
+    assert QUICK.rounds > QUICK.warm_up
+
+
+def test_only_attacked_arms_have_a_malicious_client():
+    for arm in ARMS:
+        assert Setting().federation(arm, 3).poisoning.clients == ((0,) if arm.attack else ())
+
+
+def test_every_rule_can_be_used_with_so_many_clients():
+    assert all(Setting(scale=QUICK).rule(arm.rule).least <= CLIENTS for arm in ARMS)
+    with pytest.raises(ConfigError, match="there is no rule best"):
+        Setting().rule("best")
+
+
+def test_data_that_is_not_there(tmp_path):
+    with pytest.raises(DataError, match="give a folder of pictures"):
+        _ = Setting(str(tmp_path / "none")).images
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"data": "nowhere"}, {"inception": Path("nowhere.pth")}], ids=["data", "inception"]
+)
+def test_what_cannot_be_done_leaves_nothing_behind(tmp_path, wrong):
+    """Bad input ends in a sentence and exit code 2, before anything is written."""
+    with pytest.raises(DataError, match="nowhere"):
+        reproduce(Setting(scale=TINY, **wrong), tmp_path / "run", print)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_in_which_nobody_is_flagged_is_not_played_again():
+    calm = lines_of([[5.0 + 0.01 * k + 0.1 * r for k in range(4)] for r in range(12)])
+    same = replayed(FedDetectCalibrated(4, 4, rounds=12), calm)
+    assert same is not None
+    assert [line.clients[0][MEAN] for line in same] == [line.clients[0][MEAN] for line in calm]
+    assert all(one["weight"] == 0.25 for line in same[1:] for one in line.clients.values())
+    assert not flagged_runs([same]).count
+    alarming = lines_of([[5.0, 5.1, 4.9, 30.0]] * 12)
+    assert replayed(FedDetect(4, 4), alarming) is None
+
+
+def test_flags_are_counted_after_the_warm_up_only():
+    lines = [
+        RoundLine(r, clients={k: {"flagged": float(k == 1 and r in (2, 5))} for k in range(4)})
+        for r in range(1, 7)
+    ]
+    assert flagged_rounds([lines], 3) == wilson(1, 3)
+    assert flagged_rounds([lines], 3, lambda k: k == 0).count == 0
+    assert flagged_runs([lines, lines[:1]]) == wilson(1, 2)
+
+
+def test_intervals_over_seeds():
+    """Student's t with two degrees of freedom: 4.303 standard errors."""
+    spread = Spread.of([1.0, 2.0, 3.0])
+    assert spread.mean == 2
+    assert spread.high == pytest.approx(2 + 4.3027 / 3**0.5, rel=1e-4)
+    assert spread.sign == 0
+    assert Spread.of([1.0, 1.1, 1.05]).sign == 1
+    assert Spread.of([-1.0, -1.1]).sign == -1
+    assert Spread.of([4.0]) == (4.0, None, None)
+    assert [_agreed(signs) for signs in ([1, 0], [1, 1], [1, -1], [0, 0], [-1, 0])] == [
+        1, 1, 0, 0, -1,
+    ]  # fmt: skip
+
+
+def test_it_runs_from_end_to_end(tmp_path, monkeypatch):
+    """Tiny networks for a few rounds, in this process; numbers are checked against the record."""
+    monkeypatch.setattr(carried_out, "run_federation", on_a_loop)
+    monkeypatch.setattr(numbers, "SIMULATED", 40)
+    monkeypatch.setattr(numbers, "DRAWN", 5)
+    told = []
+    setting = Setting(scale=TINY, seeds=1)
+    text = reproduce(setting, tmp_path / "run", told.append)
+    rows = list(csv.DictReader((tmp_path / "run" / "table.csv").read_text().splitlines()))
+    assert [row["arm"] for row in rows] == [arm.title for arm in ARMS]
+    assert {row["runs"] for row in rows} == {"1"}
+    rounds = list(csv.DictReader((tmp_path / "run" / "rounds.csv").read_text().splitlines()))
+    assert len(rounds) == len(ARMS) * TINY.rounds * 4
+    flagged = {
+        (row["arm"], row["seed"], row["round"])
+        for row in rounds
+        if row["arm"] == "attack-bce-released" and row["flagged"] == "1.0"
+    }
+    row = next(r for r in rows if r["arm"] == "attack + detection as released")
+    assert row["rounds with a flag"].startswith(f"{len(flagged) / 3:.0%} ")
+    for words in ("chance: 1 in 4", "simulated rounds", "No published distance", "stand-in"):
+        assert words in text
+    page = (tmp_path / "run" / "table.html").read_text()
+    assert page.count("data:image/png;base64,") == 3 * len(ARMS)
+    assert page.count('aria-label="Generator losses"') == len(ARMS)
+    with pytest.raises(RecordError, match="other settings"):
+        reproduce(dataclasses.replace(setting, seeds=2), tmp_path / "run", told.append)
+
+
+@pytest.mark.slow
+def test_a_federation_on_flower_is_that_of_the_loop(tmp_path):
+    """The same numbers from Flower's processes as from this one."""
+    from medbreach_feddetect import build, write_setting
+
+    federation = Setting(scale=TINY._replace(rounds=3)).federation(ARMS[1], 0)
+    kept = {}
+    for name, play in (("flower", run_federation), ("loop", on_a_loop)):
+        folder = tmp_path / name
+        folder.mkdir()
+        write_setting(folder, federation)
+        kept[name] = play(folder, build, FedDetect(4, 1), 3)
+    for one, other in zip(kept["flower"], kept["loop"], strict=True):
+        assert one.clients == {k: pytest.approx(v, rel=1e-4) for k, v in other.clients.items()}
+        assert one.evaluation == pytest.approx(other.evaluation, rel=1e-3)
