@@ -154,11 +154,23 @@ def test_each_claim_has_its_evidence(made):
     told = {one.claimed: one for one in claims(made)}
     assert len(told) == 7
     assert {one.shows for one in told.values()} <= {
-        "appears", "does not appear", "not contradicted", "-",
+        "appears", "does not appear", "not contradicted", "cannot tell",
     }  # fmt: skip
     assert all(one.found.endswith(".") for one in told.values())
     assert any("sensitivity is unbounded" in words for words in privacy(made))
     assert any("One training of each arm" in words for words in warnings(made))
+
+
+def test_an_attack_that_fails_says_nothing_of_defenses(made):
+    """Each image's answers to PGD replaced by those to random signs."""
+    main, control = "PGD on the own network", "signs at random (control)"
+    rows = [
+        row._replace(answers={**row.answers, main: row.answers.get(control, row.answers[main])})
+        for row in made.rows
+    ]
+    failed = made._replace(rows=rows)
+    assert [one.shows for one in claims(failed)[:6]] == ["cannot tell"] * 6
+    assert any("say nothing of defenses" in words for words in warnings(failed))
 
 
 def test_csv_has_what_the_tables_show(made):
@@ -181,7 +193,13 @@ def test_the_page_stands_alone(made):
     assert page.count("<svg") == 7
     assert page.count("data:image/png;base64,") == 2 * 4 * 3
     assert "http" not in page.split("</style>")[1].replace("http://www.w3.org", "")
-    for words in ("does not appear", "only attributed", "normalised, as published", "Ours, as"):
+    for words in (
+        "does not appear",
+        "One training of each arm",
+        "only attributed",
+        "normalised, as published",
+        "Ours, as",
+    ):
         assert words in page
         assert words in " ".join(text.split())
 

@@ -20,8 +20,8 @@ class Claim(NamedTuple):
     """A claim and what was found.
 
     Attributes:
-        claimed: What the source says, or what is asked.
-        shows: ``appears``, ``does not appear``, or ``-`` for a question.
+        claimed: What the source says, or what it would have to mean.
+        shows: ``appears``, ``does not appear``, ``not contradicted`` or ``cannot tell``.
         found: The evidence.
     """
 
@@ -50,15 +50,24 @@ def main_answers(made: Made, name: str) -> Sequence[Answers]:
 
 def claims(made: Made) -> list[Claim]:
     """Return what is claimed or asked, and what was found."""
-    return [
+    found = [
         _white_box(made),
         _transferred(made),
         _adaptive(made),
         _comparable(made),
         _fewer(made),
         _reduction(made),
-        _overhead(made),
     ]
+    if not attack_works(made):
+        found = [one._replace(shows="cannot tell") for one in found]
+    return [*found, _overhead(made)]
+
+
+def attack_works(made: Made) -> bool:
+    """Return whether the attack fools the plain network more often than random signs do."""
+    control = main_attackers(made.setting.eps, made.setting.scale)[-1].name
+    chance = estimate(made.row(PLAIN).answers[control])["asr_self"]
+    return estimate(main_answers(made, PLAIN))["asr_self"].low > chance.high
 
 
 def summary(made: Made) -> str:
@@ -253,12 +262,10 @@ def _warnings(made: Made) -> Iterator[str]:
             f"{'; '.join(dull)}. A network that always says the same is fooled by nothing, so low "
             "success rates of these arms are no robustness."
         )
-    control = main_attackers(made.setting.eps, made.setting.scale)[-1].name
-    chance = estimate(made.row(PLAIN).answers[control])["asr_self"]
-    if main["asr_self"].low <= chance.high:
+    if not attack_works(made):
         yield (
-            "The attack on the plain network does no more than random signs do "
-            f"({percent(chance)} %), so these tables say nothing of defenses."
+            f"The attack fools the plain network in {percent(main['asr_self'])} % of its images, "
+            "not clearly more than random signs do, so these tables say nothing of defenses."
         )
     if made.setting.scale.seeds == 1:
         yield "One training of each arm: intervals are over patients, not over trainings."

@@ -13,7 +13,6 @@ from medbreach.report.templates import style_sheet
 from medbreach_fedsafe.measures import MEASURES, estimate
 from medbreach_fedsafe.reproduction.attackers import grid_attackers, main_attackers
 from medbreach_fedsafe.reproduction.claims import (
-    Claim,
     claims,
     percent,
     privacy,
@@ -209,7 +208,7 @@ def as_text(made: Made) -> str:
             [
                 title(made),
                 *(_filled(words) for words in _first(made)),
-                *(_filled(f"{one.claimed}: {_verdict(one)}{one.found}") for one in told),
+                *(_filled(f"{one.claimed}: {one.shows}. {one.found}") for one in told),
                 *(f"{t.title}\n{in_columns([list(t.columns), *t.rows])}" for t in tables(made)),
                 *(_filled(f"{word}: {meaning}.") for word, meaning in MEANINGS.items()),
                 *(_filled(words) for words in remarks(made)),
@@ -217,10 +216,6 @@ def as_text(made: Made) -> str:
         )
         + "\n"
     )
-
-
-def _verdict(claim: Claim) -> str:
-    return "" if claim.shows == "-" else f"{claim.shows}. "
 
 
 def _filled(words: str) -> str:
