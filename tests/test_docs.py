@@ -14,6 +14,7 @@ SLOW = {
     "README.md",
     "docs/how-to/check-a-model.md",
     "docs/how-to/pipeline.md",
+    "docs/how-to/train-a-federation.md",
     "docs/how-to/weigh-defenses.md",
     "docs/how-to/write-a-defense.md",
     "docs/how-to/write-an-attack.md",
