@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import gzip
 import io
+import json
 import os
 import zipfile
 import zlib
@@ -42,6 +43,29 @@ def write_whole(file: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         raise
+
+
+def claimed(folder: Path, name: str, settings: object) -> Any:
+    """Make a folder that holds settings, or return those that it holds already, as plain values.
+
+    Args:
+        folder: The folder; its files are left alone if it holds something else.
+        name: Of the file of settings in it.
+        settings: What is written if nothing is there: values that JSON has.
+
+    Raises:
+        RecordError: The folder holds something else, or is damaged, or cannot be written.
+    """
+    file = folder / name
+    with speaking_of(folder):
+        if not file.is_file():
+            if folder.exists() and (folder.is_file() or any(folder.iterdir())):
+                raise RecordError(f"{folder} holds something else: choose another --out")
+            write_whole(file, json.dumps(settings, indent=1).encode())
+    try:
+        return json.loads(file.read_text())
+    except ValueError as error:
+        raise RecordError(f"{file} is damaged: choose another --out") from error
 
 
 def append_line(file: Path, line: str) -> None:

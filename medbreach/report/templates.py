@@ -5,10 +5,10 @@ from importlib import resources
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 
-def templates(folder: str) -> Environment:
-    """Return the templates of one of medbreach's packages; what they are given is escaped."""
+def templates(folder: str, package: str = "medbreach") -> Environment:
+    """Return the templates in a package's folder; what they are given is escaped."""
     return Environment(
-        loader=PackageLoader("medbreach", folder),
+        loader=PackageLoader(package, folder),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -21,6 +21,7 @@ from medbreach.settings import plain
 from medbreach.storage import (
     append_line,
     arrays_to_bytes,
+    claimed,
     drop_partial_line,
     read_arrays,
     speaking_of,
@@ -67,18 +68,7 @@ class Tradeoff:
             RecordError: The folder holds something else.
         """
         wanted = json.loads(json.dumps(encode(plain(self.identity))))
-        file = self.folder / SETTING
-        with speaking_of(self.folder):
-            if not file.is_file():
-                if self.folder.exists() and (self.folder.is_file() or any(self.folder.iterdir())):
-                    raise RecordError(f"{self.folder} holds something else: choose another --out")
-                self.folder.mkdir(parents=True, exist_ok=True)
-                write_whole(file, json.dumps(wanted, indent=1).encode())
-        try:
-            there = json.loads(file.read_text())
-        except ValueError as error:
-            raise RecordError(f"{file} is damaged: choose another --out") from error
-        if there != wanted:
+        if claimed(self.folder, SETTING, wanted) != wanted:
             raise RecordError(
                 f"{self.folder} holds a trade-off of other settings: choose another --out"
             )

@@ -16,7 +16,7 @@ from medbreach.round import vet
 from medbreach.session import digest, prepare
 from medbreach.settings import build as built
 from medbreach.settings import plain
-from medbreach.storage import speaking_of, write_whole
+from medbreach.storage import claimed, speaking_of, write_whole
 from medbreach.tradeoff.training import guarantees
 from medbreach.types import Guarantee
 from medbreach_federation.classifier import SETTING, ClassifierLearner
@@ -70,24 +70,15 @@ class Federation:
         Raises:
             RecordError: It holds something else.
         """
-        file = self.folder / SETTING
         wanted = json.loads(json.dumps(encode(plain(self.identity))))
-        with speaking_of(self.folder):
-            if not file.is_file():
-                if self.folder.exists() and (self.folder.is_file() or any(self.folder.iterdir())):
-                    raise RecordError(f"{self.folder} holds something else: choose another --out")
-                write_whole(file, json.dumps(wanted, indent=1).encode())
-        try:
-            there = json.loads(file.read_text())
-        except ValueError as error:
-            raise RecordError(f"{file} is damaged: choose another --out") from error
+        there = claimed(self.folder, SETTING, wanted)
         if _to_go_on(there) != _to_go_on(wanted):
             raise RecordError(
                 f"{self.folder} holds a federation of other settings: choose another --out"
             )
         if there != wanted:  # more rounds, or another device
             with speaking_of(self.folder):
-                write_whole(file, json.dumps(wanted, indent=1).encode())
+                write_whole(self.folder / SETTING, json.dumps(wanted, indent=1).encode())
 
 
 def _to_go_on(identity: dict[str, Any]) -> dict[str, Any]:

@@ -7,9 +7,8 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from medbreach.report.phrasing import in_columns
+from medbreach.report.templates import templates
 from medbreach_feddetect.measures.extractors import extractor
 from medbreach_feddetect.measures.of_round import FRECHET, KERNEL, SAMPLES, SHOWN, measured
 from medbreach_feddetect.reproduction.claims import Findings, claims, share
@@ -171,13 +170,7 @@ def as_csv(found: Findings) -> str:
 
 def as_html(setting: Setting, found: Findings, style: str) -> str:
     """Return everything as a page that needs nothing from the network."""
-    pages = Environment(
-        loader=PackageLoader("medbreach_feddetect", "reproduction"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    pages = templates("reproduction", "medbreach_feddetect")
     return pages.get_template("table.html.j2").render(
         title=title(setting), about=about(setting), style=style, columns=COLUMNS, rows=rows(found),
         claims=claims(found), worlds=worlds(found), remarks=REMARKS, malicious=MALICIOUS,

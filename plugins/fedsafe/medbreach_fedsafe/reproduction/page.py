@@ -6,10 +6,8 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from medbreach.report.phrasing import in_columns
-from medbreach.report.templates import style_sheet
+from medbreach.report.templates import style_sheet, templates
 from medbreach_fedsafe.measures import MEASURES, estimate
 from medbreach_fedsafe.reproduction.attackers import grid_attackers, main_attackers
 from medbreach_fedsafe.reproduction.claims import (
@@ -249,13 +247,7 @@ def as_csv(made: Made) -> str:
 
 def as_html(made: Made) -> str:
     """Return everything as a page that needs nothing from the network."""
-    environment = Environment(
-        loader=PackageLoader("medbreach_fedsafe", "reproduction"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates("reproduction", "medbreach_fedsafe")
     return environment.get_template("page.html.j2").render(
         title=title(made),
         about=_first(made),
