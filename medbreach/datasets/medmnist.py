@@ -1,6 +1,7 @@
 """MedMNIST's data sets, checked against their published sums."""
 
 import hashlib
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -96,7 +97,9 @@ class MedMNIST(Dataset):
         )
 
     def _info(self) -> dict[str, Any]:
-        from medmnist import INFO
+        with warnings.catch_warnings():  # of a home that cannot be written, or is made just now
+            warnings.filterwarnings("ignore", "Failed to setup default root")
+            from medmnist import INFO
 
         if self.flag not in INFO:
             raise ConfigError(f"MedMNIST has no {self.flag!r}; {nearest(self.flag, INFO)}")
