@@ -1,7 +1,7 @@
 """What an audit will do, before it does anything."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -118,6 +118,20 @@ class Levels(NamedTuple):
         return cls.sharing(alpha, len({cell for cell, _ in parts}), len({s for _, s in parts}))
 
 
+def conflict_in(stack: Sequence[Defense]) -> str:
+    """Return why a stack's defenses contradict each other, or ``""``.
+
+    Raises:
+        ConfigError: A defense cannot tell.
+    """
+    for defense in stack:
+        with blaming(ConfigError, f"{defense.name} cannot tell what it conflicts with"):
+            conflict = defense.conflict(stack)
+        if conflict:
+            return conflict
+    return ""
+
+
 @dataclass(frozen=True)
 class Plan:
     """Every attack x stack of defenses x seed of a case, and the controls beside them.
@@ -142,11 +156,9 @@ class Plan:
         if twice is not None:
             raise ConfigError(f"two attempts would both be recorded as {twice}: rename one")
         for name, stack in self.stacks.items():
-            for defense in stack:
-                with blaming(ConfigError, f"{defense.name} cannot tell what it conflicts with"):
-                    conflict = defense.conflict(stack)
-                if conflict:
-                    raise ConfigError(f"defense={name}: {conflict}")
+            conflict = conflict_in(stack)
+            if conflict:
+                raise ConfigError(f"defense={name}: {conflict}")
 
     @property
     def tested(self) -> tuple[str, ...]:

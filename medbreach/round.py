@@ -208,7 +208,11 @@ def trainer(case: Case, defenses: Sequence[Defense]) -> LocalTraining:
             gradient = _checked_step(defense, defense.step(gradient))
         return local(replace(task, gradient=gradient))
 
-    train: LocalTraining = stepping
+    return defended(stepping, defenses)
+
+
+def defended(train: LocalTraining, defenses: Sequence[Defense]) -> LocalTraining:
+    """Return local training with `Defense.wrap` of every defense around it, the first innermost."""
     for defense in defenses:
         train = _checked(defense, defense.wrap(train))
     return train

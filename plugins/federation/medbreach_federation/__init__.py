@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
     from medbreach_federation.average import Mean as Mean
     from medbreach_federation.average import weighted_mean as weighted_mean
+    from medbreach_federation.flower_mod import DefendedStrategy as DefendedStrategy
+    from medbreach_federation.flower_mod import DefenseMod as DefenseMod
     from medbreach_federation.flower_rule import FlowerRule as FlowerRule
     from medbreach_federation.flower_rule import Strength as Strength
     from medbreach_federation.learner import Instruction as Instruction
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "Mean": "average",
     "weighted_mean": "average",
+    "DefendedStrategy": "flower_mod",
+    "DefenseMod": "flower_mod",
     "FlowerRule": "flower_rule",
     "Strength": "flower_rule",
     "Instruction": "learner",
