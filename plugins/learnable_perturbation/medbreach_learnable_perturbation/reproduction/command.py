@@ -16,7 +16,9 @@ import click
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Where to write.")
 @click.option("--quick", is_flag=True, help="A small network, few variants: half an hour.")
 @click.option(
-    "--full", is_flag=True, help="The published sizes; like the default, days without a GPU."
+    "--full",
+    is_flag=True,
+    help="The published sizes: days, on a GPU too. The default takes hours without one.",
 )
 @click.option("--device", metavar="auto|cpu|cuda:N", help="Where to compute.  [auto]")
 def reproduce_command(

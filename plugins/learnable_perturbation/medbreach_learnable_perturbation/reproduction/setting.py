@@ -65,7 +65,7 @@ class Scale(NamedTuple):
 
 
 QUICK: Final = Scale(2, 8, 20, 300, 4, 1, 1, 1, 1)
-NORMAL: Final = Scale(8, 16, 30, 2400, 8, 1, 3, 2, 2)
+NORMAL: Final = Scale(8, 8, 30, 600, 4, 1, 3, 2, 2)
 FULL: Final = Scale(8, 64, 400, 24000, 8, 3, 6, 6, 3)
 
 
