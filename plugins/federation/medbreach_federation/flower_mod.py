@@ -1,6 +1,7 @@
 """Defenses around other people's Flower apps: as a mod of clients, or as the server's strategy."""
 
 import io
+import logging
 import secrets
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
@@ -30,10 +31,12 @@ from medbreach import (
     Seeds,
     Update,
 )
-from medbreach.components import no_others
+from medbreach.components import is_finite, no_others
 from medbreach.errors import ContractError
 from medbreach.plan import conflict_in
 from medbreach.round import aggregated, defended
+
+log = logging.getLogger(__name__)
 
 STATE: Final = "medbreach"
 BUFFERS: Final = ("running_mean", "running_var", "num_batches_tracked")  # BatchNorm's
@@ -117,7 +120,8 @@ class DefendedStrategy(Strategy):
     """A Flower strategy that has defenses see clients' changes before another strategy does.
 
     Where a defense makes one update of all, as a secure aggregation does, the other strategy sees
-    one reply, with all clients' records.
+    one reply, with all clients' records. A reply with other arrays than were sent, or numbers that
+    are not finite, is named in the log and left out.
 
     Args:
         strategy: Makes new weights of what defenses leave.
@@ -157,32 +161,45 @@ class DefendedStrategy(Strategy):
         Raises:
             ContractError: A defense leaves nothing, or refuses.
         """
-        every = list(replies)
-        sound = [reply for reply in every if not reply.has_error()]
-        if sound:
-            left = self._left([reply.content for reply in sound])
-            every = [reply for reply in every if reply.has_error()]
-            for reply, content in zip(sound, left, strict=False):
-                reply.content = content
-                every.append(reply)
-        return self._strategy.aggregate_train(server_round, every)
+        kept, usable, updates = [], [], []
+        for reply in replies:
+            if reply.has_error():
+                kept.append(reply)  # for the other strategy's log
+                continue
+            try:
+                updates.append(self._usable(reply.content))
+                usable.append(reply)
+            except ContractError as error:
+                log.warning("node %d is left out: %s", reply.metadata.src_node_id, error)
+        if updates:
+            kept += self._left(usable, updates)
+        return self._strategy.aggregate_train(server_round, kept)
 
-    def _left(self, contents: Sequence[RecordDict]) -> list[RecordDict]:
-        """Return what is left of clients' replies."""
-        updates: Sequence[Update] = [
-            _update(content, self._before, self._trained, self._counted_by) for content in contents
-        ]
+    def _usable(self, content: RecordDict) -> Update:
+        """Return what a client's reply changes.
+
+        Raises:
+            ContractError: It is not finite, or no such reply.
+        """
+        update = _update(content, self._before, self._trained, self._counted_by)
+        if not all(map(is_finite, update.change.values())):
+            raise ContractError("the client's reply is not finite")
+        return update
+
+    def _left(self, replies: Sequence[Message], updates: Sequence[Update]) -> list[Message]:
+        """Return replies with what defenses leave of their updates."""
         network = _Arrays(updates[0].change)
         for defense in self._defenses:
             updates = aggregated(defense, updates, network)
-        pooled = len(updates) != len(contents)
+        fewer = len(updates) != len(replies)
         left = []
-        for content, update in zip(contents, updates, strict=False):
+        for reply, update in zip(replies, updates, strict=False):
+            content = reply.content
             _put(content, _weights(update, self._before, _arrays(content, "a client's reply")))
-            if pooled:  # what one client measured is not the others'
+            if fewer:  # what this client measured may not be of this update
                 (name,) = content.metric_records
                 content[name] = MetricRecord({self._counted_by: update.count or 1})
-            left.append(content)
+            left.append(reply)
         return left
 
     def configure_evaluate(

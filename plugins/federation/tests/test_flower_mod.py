@@ -204,6 +204,13 @@ def test_another_rule_sees_each_clients_defended_update():
     assert metrics["loss"] == 0.25
 
 
+def test_a_reply_that_is_not_finite_is_left_out_by_name(caplog):
+    strategy = started(DefendedStrategy(FedAvg(), [Doubling()]))
+    made, _ = strategy.aggregate_train(1, replies(1.0, float("nan"), 1.0))
+    torch.testing.assert_close(made.to_torch_state_dict()["2.bias"], torch.full((2,), 2.0))
+    assert "left out: the client's reply is not finite" in caplog.text
+
+
 def test_a_clients_defense_is_refused_at_the_server():
     with pytest.raises(ConfigError, match="around clients, with DefenseMod"):
         DefendedStrategy(FedAvg(), [GaussianNoise()])
