@@ -2,6 +2,7 @@
 
 import io
 import logging
+import math
 import secrets
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
@@ -298,17 +299,30 @@ def _update(
     after = _arrays(content, "the client's reply")
     if {n: t.shape for n, t in after.items()} != {n: t.shape for n, t in before.items()}:
         raise ContractError("the client's reply has arrays of other names or shapes than it got")
-    counts = [m[counted_by] for m in content.metric_records.values() if counted_by in m]
-    if len(counts) != 1:
-        raise ContractError(
-            f"the client's reply must say {counted_by} in its metrics: name another in counted_by"
-        )
     return Update(
         {name: after[name] - t for name, t in before.items() if trained(name, t)},
         Change.DIFFERENCE,
         buffers={name: after[name] for name, t in before.items() if not trained(name, t)},
-        count=int(float(counts[0])),  # type: ignore[arg-type]
+        count=_count(content, counted_by),
     )
+
+
+def _count(content: RecordDict, counted_by: str) -> int:
+    """Return how many records a client says that it trained on.
+
+    Raises:
+        ContractError: It says none, or no such number.
+    """
+    told = [m[counted_by] for m in content.metric_records.values() if counted_by in m]
+    match told:
+        case [int() | float() as count] if math.isfinite(count) and count > 0:
+            return math.ceil(count)
+        case []:
+            raise ContractError(
+                f"the client's reply must say {counted_by} in its metrics: name another in "
+                "counted_by"
+            )
+    raise ContractError(f"the client's {counted_by} must be a positive number, got {told}")
 
 
 def _weights(

@@ -31,7 +31,7 @@ def identity(monkeypatch):
         monkeypatch.setattr(TaskIdentity, name, 1)
 
 
-def app(*mods, push=1.0, names=None):
+def app(*mods, push=1.0, names=None, records=7):
     """Return somebody's app, that adds to each weight."""
     made = ClientApp(mods=list(mods))
 
@@ -40,7 +40,7 @@ def app(*mods, push=1.0, names=None):
         arrays = message.content["arrays"].to_torch_state_dict()
         after = {name: tensor + torch.tensor(push).to(tensor) for name, tensor in arrays.items()}
         after = {names.get(name, name): t for name, t in after.items()} if names else after
-        metrics = MetricRecord({"num-examples": 7, "loss": 0.25})
+        metrics = MetricRecord({"num-examples": records, "loss": 0.25})
         return Message(RecordDict({"arrays": ArrayRecord(after), "m": metrics}), reply_to=message)
 
     @made.evaluate()
@@ -153,6 +153,8 @@ def test_replies_that_cannot_be_defended_are_refused():
         sent(app(DefenseMod([GaussianNoise()]), names={"2.bias": "3.bias"}))
     with pytest.raises(ContractError, match="must say records in its metrics"):
         sent(app(DefenseMod([GaussianNoise()], counted_by="records")))
+    with pytest.raises(ContractError, match=r"num-examples must be a positive number, got \[0\]"):
+        sent(app(DefenseMod([GaussianNoise()]), records=0))
     with pytest.raises(ContractError, match="not finite"):
         sent(app(DefenseMod([GaussianNoise()]), push=float("nan")))
 
