@@ -29,7 +29,7 @@ def prepared(clients: int, rounds: int, epochs: int, folder: Path) -> Federation
             f"federation.rounds={rounds}",
             f"federation.local_epochs={epochs}",
             "federation.partition=random",
-            "case.data.public_share=0.2",
+            "case.data.public_share=0.1",
         ],
         CPU,
         folder,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from medbreach.case import Case, Sample, draw
 from medbreach.collection import Collection
+from medbreach.errors import DataError
 from medbreach.population import Deal, deal
 from medbreach.randomness import Seeds
 from medbreach.tradeoff.predictions import at_a_time
@@ -37,6 +38,7 @@ class DealtImages:
         """
         self.collection = collection
         self.dealt: Deal = deal(collection, case.federation, seeds)
+        check_everybody_has_some(self.dealt)
         self.sample: Sample = draw(case, collection, seeds, decoys, public)
         images = sum(map(len, self.dealt.clients)) + len(self._tested)
         self._few = 4 * images * math.prod(collection.spec.shape) < KEPT_BYTES
@@ -78,3 +80,18 @@ class DealtImages:
         size = at_a_time(self.collection.spec)
         for start in range(0, len(self._tested), size):
             yield self.collection.images(self._tested[start : start + size])
+
+
+def check_everybody_has_some(dealt: Deal) -> None:
+    """Check that all clients can train.
+
+    Raises:
+        DataError: One has no patient.
+    """
+    without = [k for k, records in enumerate(dealt.clients) if not records]
+    if without:
+        raise DataError(
+            f"{len(without)} of {len(dealt.clients)} clients would have no patients (client "
+            f"{without[0]} is the first): take fewer clients, a smaller case.data.public_share, or "
+            "another partition"
+        )

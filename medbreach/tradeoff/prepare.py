@@ -14,6 +14,7 @@ from medbreach.population import deal
 from medbreach.randomness import Seeds
 from medbreach.session import Session, digest, prepare
 from medbreach.settings import build
+from medbreach.tradeoff.images import check_everybody_has_some
 from medbreach.tradeoff.run import Tradeoff
 from medbreach.tradeoff.training import Training, guarantees
 
@@ -93,6 +94,7 @@ def _check(session: Session, training: Training) -> None:
         )
     for seed in session.plan.options.seed_numbers:
         dealt = deal(session.collection, case.federation, Seeds(seed))
+        check_everybody_has_some(dealt)
         for stack in session.plan.stacks.values():
             guarantees(stack, training, dealt)
 

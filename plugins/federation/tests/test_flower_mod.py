@@ -45,7 +45,9 @@ def app(*mods, push=1.0, names=None, records=7):
 
     @made.evaluate()
     def evaluate(message, context):
-        return Message(RecordDict({"m": MetricRecord({"seen": 1.0, "num-examples": 7})}), reply_to=message)
+        return Message(
+            RecordDict({"m": MetricRecord({"seen": 1.0, "num-examples": 7})}), reply_to=message
+        )
 
     return made
 

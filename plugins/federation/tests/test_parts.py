@@ -8,7 +8,7 @@ from torch import nn
 
 from medbreach import Batch, Defense
 from medbreach.components import mean_gradient
-from medbreach.errors import ConfigError
+from medbreach.errors import ConfigError, DataError
 from medbreach.settings import build
 from medbreach.testing import tiny_task
 from medbreach_federation import Mean, Result
@@ -156,3 +156,12 @@ def test_a_learner_trains_as_an_audit_does(tmp_path):
         assert torch.allclose(result.weights[name], weight.detach(), atol=1e-6)
     assert result.records == len(order)
     assert all(torch.equal(first[name], w) for name, w in learner.first().items())
+
+
+def test_clients_without_patients_are_found_before_anything_is_written(tmp_path):
+    dealt = ["federation.clients=100", "federation.partition=random"]
+    with pytest.raises(
+        DataError, match=r"clients would have no patients \(client \d+ is the first"
+    ):
+        prepare_federation(dealt, CPU, tmp_path / "run")
+    assert not list(tmp_path.iterdir())
