@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from medbreach_federation.average import Mean as Mean
     from medbreach_federation.average import weighted_mean as weighted_mean
+    from medbreach_federation.cluster import Cluster as Cluster
     from medbreach_federation.flower_mod import DefendedStrategy as DefendedStrategy
     from medbreach_federation.flower_mod import DefenseMod as DefenseMod
     from medbreach_federation.flower_rule import FlowerRule as FlowerRule
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from medbreach_federation.learner import Weights as Weights
     from medbreach_federation.rule import Aggregate as Aggregate
     from medbreach_federation.rule import Rule as Rule
-    from medbreach_federation.runner import Cluster as Cluster
     from medbreach_federation.runner import RoundLine as RoundLine
     from medbreach_federation.runner import run_federation as run_federation
     from medbreach_federation.strategy import Played as Played
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Mean": "average",
     "weighted_mean": "average",
+    "Cluster": "cluster",
     "DefendedStrategy": "flower_mod",
     "DefenseMod": "flower_mod",
     "FlowerRule": "flower_rule",
@@ -38,7 +39,6 @@ _HOMES = {
     "Weights": "learner",
     "Aggregate": "rule",
     "Rule": "rule",
-    "Cluster": "runner",
     "RoundLine": "runner",
     "run_federation": "runner",
     "Played": "strategy",

@@ -62,11 +62,14 @@ def federate_command(
     from medbreach.devices import pick_device
     from medbreach_federation.capture import capture, rounds_in
     from medbreach_federation.classifier import build
+    from medbreach_federation.cluster import Cluster
     from medbreach_federation.prepare import prepare_federation
-    from medbreach_federation.runner import Cluster, run_federation
+    from medbreach_federation.runner import run_federation
     from medbreach_federation.tables import as_text, write_weights
 
     where = pick_device("auto" if device is None else device)
+    cluster = Cluster(ray or "", processes, gpus)
+    cluster.check()
     with waiting(READING, quiet=quiet):
         made = prepare_federation(settings, where, out, cases=cases, network=user_network(model))
     setting = made.setting
@@ -88,7 +91,7 @@ def federate_command(
             tell=_teller(setting.rounds, quiet=quiet),
             keep=keep,
             timeout=setting.timeout,
-            cluster=Cluster(ray or "", processes, gpus),
+            cluster=cluster,
         )
     except KeyboardInterrupt:
         click.echo("\nstopped; give the same command again to go on", err=True)

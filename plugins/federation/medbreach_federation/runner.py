@@ -20,6 +20,7 @@ from medbreach.encoding import encode
 from medbreach.errors import RecordError
 from medbreach.storage import append_line, drop_partial_line, locked, speaking_of, write_whole
 from medbreach_federation.client import Build, client_app, record_of
+from medbreach_federation.cluster import Cluster, speaking_of_engine
 from medbreach_federation.learner import Learner
 from medbreach_federation.memory import Memories
 from medbreach_federation.rule import Rule
@@ -30,22 +31,6 @@ STATE: Final = "federation.pt"
 LINES: Final = "rounds.jsonl"
 PATIENCE: Final = 10.0  # seconds
 TIMEOUT: Final = 3600.0  # seconds that a round waits for its clients
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """Where clients are played.
-
-    Attributes:
-        address: Address of a Ray cluster that runs already; empty to use this machine. Its machines
-            must see the federation's folder under the same path.
-        processes: How many clients are played at a time on this machine; None for one a core.
-        gpus: Share of a GPU that each needs.
-    """
-
-    address: str = ""
-    processes: int | None = None
-    gpus: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -112,17 +97,19 @@ def run_federation(
         cluster: Where clients are played; None for this machine.
 
     Raises:
-        ConfigError: There are fewer clients than the rule needs.
-        ContractError: A round has too few usable results, or the weights diverge.
+        ConfigError: There are fewer clients than the rule needs, or the cluster does not answer.
+        ContractError: A round has too few usable results, the weights diverge, or Ray does not run.
         RecordError: The folder is damaged or cannot be written.
     """
+    where = cluster or Cluster()
+    where.check()
     learner = build(folder)
     rule.check(learner.clients, fraction)
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
         federation = _Federation(folder, build, learner, rule, tell, keep)
         federation.open()
-        federation.play(rounds, fraction, seed, timeout, cluster or Cluster())
+        federation.play(rounds, fraction, seed, timeout, where)
         return federation.lines
 
 
@@ -209,10 +196,12 @@ class _Federation:
 
     def _simulate(self, strategy: Rounds, rounds: int, timeout: float, cluster: Cluster) -> None:
         server, stop = ServerApp(), threading.Event()
+        threads: list[threading.Thread] = []
 
         @server.main()
         def main(grid: Grid, context: Context) -> None:
             del context
+            threads.append(threading.current_thread())
             there: Any = StoppableGrid(grid, stop)
             strategy.start(there, record_of(strategy.weights), num_rounds=rounds, timeout=timeout)
 
@@ -221,9 +210,14 @@ class _Federation:
             from flwr.simulation import run_simulation
 
             try:
-                run_simulation(server, app, self._learner.clients, backend_config=_backend(cluster))
+                with speaking_of_engine():
+                    run_simulation(
+                        server, app, self._learner.clients, backend_config=cluster.backend
+                    )
             finally:
                 stop.set()
+                for thread in threads:
+                    thread.join(PATIENCE)
 
     def _after(self, played: Played) -> None:
         """Keep a round that was played: only then does it count."""
@@ -281,19 +275,6 @@ def _locked(folder: Path) -> Iterator[None]:
                     raise
                 time.sleep(0.2)
         yield
-
-
-def _backend(cluster: Cluster) -> Any:
-    """Return Flower's settings of its simulation engine."""
-    init: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False}
-    if cluster.address:
-        init["address"] = cluster.address
-    else:
-        init["num_cpus"] = cluster.processes or os.cpu_count() or 1
-    return {
-        "init_args": init,
-        "client_resources": {"num_cpus": 1, "num_gpus": cluster.gpus},
-    }
 
 
 @contextlib.contextmanager

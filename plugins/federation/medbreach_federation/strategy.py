@@ -202,7 +202,8 @@ def _clients(grid: Grid, expected: int) -> dict[int, int]:
     found = {}
     for reply in grid.send_and_receive(asked):
         if reply.has_error():
-            raise ContractError(f"a client cannot be asked for its number: {_fault(reply)}")
+            why = "its process died" if _killed(reply) else _fault(reply)
+            raise ContractError(f"a client cannot be asked for its number: {why}")
         record = reply.content[CLIENT]
         assert isinstance(record, MetricRecord)
         found[int(record[CLIENT])] = reply.metadata.src_node_id  # type: ignore[arg-type]
