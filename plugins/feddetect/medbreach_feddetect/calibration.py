@@ -10,7 +10,7 @@ simulated worlds without any attack. All of it is ours.
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,37 +23,42 @@ RUNS: Final = 2000  # that are simulated in each world
 TINY: Final = 1e-9  # spread of clients that report the same number
 
 Array = NDArray[np.float64]
+Scale = Literal["logarithmic", "plain"]
+"""On which losses are compared: ``logarithmic`` (asinh) for those that are positive and grow by
+factors, as cross-entropy does; ``plain`` for those of critics, whose level and sign mean nothing."""
 
 
-def excess(history: Sequence[Sequence[float]]) -> list[float]:
+def excess(history: Sequence[Sequence[float]], scale: Scale = "logarithmic") -> list[float]:
     """Return how far each client's losses exceed the others', in spreads of the others.
 
-    Losses are put on a scale that is logarithmic for large ones (asinh). For the last half of the
-    rounds so far, and for the quarter before it, each client's mean is compared with the others':
+    For the last half of the rounds so far, and for the quarter before it, each client's mean on the
+    scale is compared with the others':
     its distance to their mean, over their standard deviation, as a new one of their kind would have
     it (`sqrt(1 + 1/n)`). Where several clients may be malicious at once, the highest others are
     left out. The smaller of both blocks' values counts.
 
     Args:
         history: Losses of each client, a row a round.
+        scale: On which they are compared.
 
     >>> excess([[5.0, 5.1, 4.9, 20.0], [4.9, 5.0, 5.1, 21.0]] * 4)[3] > 20
     True
     """
     if len(history) < FIRST:
         return [-math.inf] * len(history[0])
-    value: Array = _excesses(np.array(history, dtype=float)[None], len(history) - 1)[0, 0]
+    value: Array = _excesses(np.array(history, dtype=float)[None], len(history) - 1, scale)[0, 0]
     return [float(one) for one in value]
 
 
-def run_maximum(losses: Array, warm_up: int) -> float:
+def run_maximum(losses: Array, warm_up: int, scale: Scale = "logarithmic") -> float:
     """Return the highest excess of any client in any round after the warm-up.
 
     Args:
         losses: Of one run: a row a round, a column a client.
         warm_up: Rounds without detection.
+        scale: On which losses are compared.
     """
-    return float(_maxima(np.asarray(losses, dtype=float)[None], warm_up)[0])
+    return float(_maxima(np.asarray(losses, dtype=float)[None], warm_up, scale)[0])
 
 
 @functools.lru_cache(maxsize=32)
@@ -86,28 +91,46 @@ def threshold(
     return max(found)
 
 
-def threshold_from_runs(runs: Sequence[Array], warm_up: int, rate: float = 0.05) -> float:
+def threshold_from_runs(
+    runs: Sequence[Array], warm_up: int, rate: float = 0.05, scale: Scale = "logarithmic"
+) -> float:
     """Return a threshold from one's own benign runs, whatever their losses look like.
 
-    If the run to be watched is a further one of the same kind, it exceeds the threshold with a
-    probability of at most ``rate`` (conformal prediction: its highest excess is equally likely to
-    have any rank among theirs).
+    If the run to be watched is a further one of the same kind, with as many rounds and clients, it
+    exceeds the threshold with a probability of at most ``rate`` (conformal prediction: its highest
+    excess is equally likely to have any rank among theirs).
 
     Args:
         runs: Losses of each: a row a round, a column a client.
         warm_up: Rounds without detection.
         rate: The probability.
+        scale: On which losses are compared; the rule needs the same.
 
     Raises:
-        ConfigError: There are too few runs for the rate.
+        ConfigError: There are too few runs for the rate, or they are not alike, too short, or not
+            finite.
     """
+    _check_rate(rate)
     needed = math.ceil(1 / rate) - 1
     if len(runs) < needed:
         raise ConfigError(
             f"a rate of {rate:g} takes at least {needed} benign runs, but there are {len(runs)}"
         )
-    check(np.asarray(runs[0]).shape[1], rate)
-    maxima = sorted(run_maximum(run, warm_up) for run in runs)
+    shapes = {np.shape(run) for run in runs}
+    if len(shapes) > 1 or len(next(iter(shapes))) != 2:
+        raise ConfigError(
+            "benign runs must have as many rounds and clients each, (round, client), but their "
+            f"shapes are {sorted(shapes)}"
+        )
+    ((rounds, clients),) = shapes
+    check(clients, rate)
+    if rounds <= max(warm_up, FIRST - 1):
+        raise ConfigError(
+            f"benign runs must have more than {max(warm_up, FIRST - 1)} rounds, but have {rounds}"
+        )
+    if not np.isfinite(runs).all():
+        raise ConfigError("benign runs must have finite losses only: leave out runs that diverged")
+    maxima = sorted(run_maximum(run, warm_up, scale) for run in runs)
     return maxima[math.ceil((1 - rate) * (len(runs) + 1)) - 1]
 
 
@@ -122,6 +145,10 @@ def check(clients: int, rate: float) -> None:
             f"with {clients} clients nobody can be told apart: the calibrated rule takes {FEWEST}, "
             "since fewer than half may be flagged"
         )
+    _check_rate(rate)
+
+
+def _check_rate(rate: float) -> None:
     if not 0 < rate < 1:
         raise ConfigError(f"rate must lie between 0 and 1, got {rate}")
 
@@ -135,18 +162,18 @@ def _quantile(maxima: Array, rate: float) -> float:
     return float(np.sort(maxima)[rank - 1])
 
 
-def _maxima(losses: Array, warm_up: int) -> Array:
+def _maxima(losses: Array, warm_up: int, scale: Scale = "logarithmic") -> Array:
     """Return each run's highest excess after the warm-up; losses are (run, round, client)."""
     start = max(warm_up, FIRST - 1)
     if losses.shape[1] <= start:
         return np.full(len(losses), -np.inf)
-    maxima: Array = _excesses(losses, start).max(axis=(1, 2))
+    maxima: Array = _excesses(losses, start, scale).max(axis=(1, 2))
     return maxima
 
 
-def _excesses(losses: Array, start: int) -> Array:
+def _excesses(losses: Array, start: int, scale: Scale) -> Array:
     """Return each client's excess in the rounds from number ``start`` on, counted from zero."""
-    scaled = np.arcsinh(losses)
+    scaled = np.arcsinh(losses) if scale == "logarithmic" else losses
     nothing = np.zeros_like(scaled[:, :1])
     total = np.concatenate([nothing, np.cumsum(scaled, axis=1)], axis=1)
     ends = np.arange(start, losses.shape[1]) + 1
@@ -200,7 +227,8 @@ def world(
 ) -> World:
     """Return a world without attack: what draws the losses of runs, (run, round, client).
 
-    Losses are exponentials of what is drawn, so that asinh gives it back nearly as it is.
+    Losses are exponentials of what is drawn, so that asinh gives it back nearly as it is: on the
+    plain scale the worlds are those of what is drawn, of either sign.
 
     Args:
         shifts: How clients differ for the whole run: ``normal``, ``t3`` (Student's t with three

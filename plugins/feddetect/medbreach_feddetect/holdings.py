@@ -100,21 +100,29 @@ def hold(setting: GanFederation) -> Holdings:
 def _hold(images: Images, clients: int, seed: int, size: int) -> Holdings:
     collection, federation = opened(images, clients)
     dealt = deal(collection, federation, Seeds(seed))
-    owners: Sequence[Sequence[int]] = dealt.clients
+    owners = [_some(own, images.limit, seed, f"client/{k}") for k, own in enumerate(dealt.clients)]
     if images.holding == "shared":
-        owners = [[i for client in dealt.clients for i in client]] * len(dealt.clients)
+        every = [i for own in dealt.clients for i in own]
+        owners = [_some(every, images.limit, seed, "everybody")] * len(owners)
     read = functools.partial(_read, collection, size)
-    most = images.limit or None
-    held = tuple(read(list(owned)[:most]) for owned in owners)
+    held = tuple(map(read, owners))
     for k, own in enumerate(held):
         if len(own.images) < 2:
             raise DataError(
                 f"client {k} has {len(own.images)} images, but batch normalisation takes at least "
                 "2: give more images or fewer clients"
             )
-    public = read(list(dealt.public)[:most])
+    public = read(_some(dealt.public, images.limit, seed, "public"))
     names = collection.classes or ()
     return Holdings(held, public, names, collection.note, collection.patients_are)
+
+
+def _some(owned: Sequence[int], most: int, seed: int, whose: str) -> list[int]:
+    """Return at most so many of somebody's images, drawn by the seed; 0: all, in their order."""
+    if not most or len(owned) <= most:
+        return list(owned)
+    order = torch.randperm(len(owned), generator=Seeds(seed).stream(f"limit/{whose}"))
+    return [owned[i] for i in order[:most].tolist()]
 
 
 def _check(collection: Collection, setting: GanFederation) -> None:

@@ -87,13 +87,13 @@ class GanLearner(Learner):
 
     def first(self) -> Weights:
         """Return fresh weights of the generator, and of a discriminator where these are shared."""
-        sent = named("generator", self._fresh("generator", "first"))
+        sent = named("generator", self._generator())
         if self.setting.gan.average_discriminators:
-            sent |= named("discriminator", self._fresh("discriminator", "first"))
+            sent |= named("discriminator", self._discriminator())
         return sent
 
     def train(self, instruction: Instruction) -> Result:
-        """Return what a client makes of a round: passes over its images, one step of each network.
+        """Return what a client makes of a round: passes over its images, a step of each network.
 
         Raises:
             ContractError: The client's losses are no longer finite.
@@ -162,26 +162,27 @@ class GanLearner(Learner):
                 made.append(generator(latent[start : start + 64].to(self._device), labels).cpu())
         return torch.cat(made)
 
-    def _fresh(self, part: str, role: str) -> nn.Module:
-        kinds: dict[str, type[Generator] | type[Discriminator]] = {
-            "generator": Generator, "discriminator": Discriminator,
-        }  # fmt: skip
-        network = kinds[part](self.setting.gan)
-        initialise(network, self._seeds.stream(f"{part}/{role}"))
+    def _generator(self) -> Generator:
+        """Return the generator that the server begins with."""
+        network = Generator(self.setting.gan)
+        initialise(network, self._seeds.stream("generator/first"))
+        return network
+
+    def _discriminator(self) -> Discriminator:
+        """Return the discriminator that every client begins with, as released."""
+        network = Discriminator(self.setting.gan)
+        initialise(network, self._seeds.stream("discriminator/first"))
         return network
 
     def _pair(self, instruction: Instruction) -> Pair:
         """Return a client's networks as they are at the start of a round."""
         gan, memory = self.setting.gan, instruction.memory
-        generator, discriminator = Generator(gan), Discriminator(gan)
+        generator, discriminator = Generator(gan), self._discriminator()
         load_named(generator, "generator", instruction.weights)
         if gan.average_discriminators:
             load_named(discriminator, "discriminator", instruction.weights)
         elif memory:
             load_named(discriminator, "discriminator", memory["discriminator"])
-        else:
-            own = self._fresh("discriminator", f"client/{instruction.client}")
-            discriminator.load_state_dict(own.state_dict())
         generator.to(self._device).train()
         discriminator.to(self._device).train()
         pair = Pair(
@@ -206,35 +207,44 @@ class GanLearner(Learner):
         return self._stamped[client]
 
     def _batches(self, client: int, rng: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield a round's batches, images and labels; a last one of one image is left out."""
+        """Yield a round's batches, images and labels; as released, what is left over is left out.
+
+        A client with less than one batch trains on all that it has.
+        """
         gan = self.setting.gan
         held: Holding = self.holdings.clients[client]
         images = self._images(client)
         for _ in range(gan.local_epochs):
             order = torch.randperm(len(images), generator=rng)
             for chosen in torch.split(order, gan.batch_size):
-                if len(chosen) > 1:
+                if len(chosen) == min(gan.batch_size, len(images)):
                     labels = held.labels[chosen].to(self._device)
                     yield images[chosen].to(self._device), labels
 
     def _step(
         self, pair: Pair, real: Tensor, labels: Tensor, rng: torch.Generator
     ) -> tuple[float, float]:
-        """Take a step of the discriminator, then one of the generator; return both losses."""
+        """Take a step of the discriminator, then one of the generator; return both losses.
+
+        Each sees images that are generated anew, as released.
+        """
         gan = self.setting.gan
         told = labels if gan.classes else None
-        latent = torch.randn(len(real), gan.latent, generator=rng).to(self._device)
-        made = pair.generator(latent, told)
+
+        def make() -> Tensor:
+            latent = torch.randn(len(real), gan.latent, generator=rng).to(self._device)
+            made: Tensor = pair.generator(latent, told)
+            return made
 
         def judge(images: Tensor) -> Tensor:
             said: Tensor = pair.discriminator(images, told)
             return said
 
-        of_discriminator = discriminator_loss(gan, judge, real, made.detach(), rng)
+        of_discriminator = discriminator_loss(gan, judge, real, make().detach(), rng)
         pair.of_discriminator.zero_grad()
         torch.autograd.backward(of_discriminator)
         pair.of_discriminator.step()
-        of_generator = generator_loss(gan, judge(made))
+        of_generator = generator_loss(gan, judge(make()))
         pair.of_generator.zero_grad()
         torch.autograd.backward(of_generator)
         pair.of_generator.step()

@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from medbreach import ConfigError
 from medbreach.errors import ContractError
-from medbreach_feddetect.calibration import excess, threshold
+from medbreach_feddetect.calibration import Scale, excess, threshold
 from medbreach_feddetect.forest import flagged_by_forest
 from medbreach_feddetect.learner import LAST, MEAN
 from medbreach_federation import Aggregate, Result, Rule, Weights, weighted_mean
+
+RELEASED_WARM_UP: Final = 11
 
 
 class FedDetect(Rule):
@@ -24,7 +26,7 @@ class FedDetect(Rule):
 
     Args:
         clients: How many clients there are; each takes part in every round.
-        warm_up: Rounds without detection; released: 10.
+        warm_up: Rounds without detection; released: 11, since its ``epoch > 10`` counts from zero.
         decay: Base of the penalty; released: 0.9.
         random_state: Of the forest; released: 999.
     """
@@ -32,7 +34,11 @@ class FedDetect(Rule):
     loss = LAST
 
     def __init__(
-        self, clients: int, warm_up: int = 10, decay: float = 0.9, random_state: int = 999
+        self,
+        clients: int,
+        warm_up: int = RELEASED_WARM_UP,
+        decay: float = 0.9,
+        random_state: int = 999,
     ) -> None:
         if clients < 1:
             raise ConfigError(f"clients must be at least 1, got {clients}")
@@ -151,6 +157,7 @@ class FedDetectCalibrated(FedDetect):
         rounds: Up to how many rounds that holds.
         above: The threshold; None: simulated for ``rate``, see `calibration.threshold`. From benign
             runs of one's own: `calibration.threshold_from_runs`.
+        scale: On which losses are compared: ``logarithmic``, or ``plain`` for those of critics.
     """
 
     loss = MEAN
@@ -158,20 +165,22 @@ class FedDetectCalibrated(FedDetect):
     def __init__(
         self,
         clients: int,
-        warm_up: int = 10,
+        warm_up: int = RELEASED_WARM_UP,
         decay: float = 0.9,
         rate: float = 0.05,
         rounds: int = 200,
         above: float | None = None,
+        scale: Scale = "logarithmic",
     ) -> None:
         super().__init__(clients, warm_up, decay)
+        self.scale: Scale = scale
         self.above = threshold(clients, warm_up, rate, rounds) if above is None else above
         self._excess: list[float] = []
 
     def suspects(self, losses: Sequence[float]) -> list[int]:
         """Return the clients whose losses exceed the others' by more than the threshold."""
         del losses
-        self._excess = excess(self.history)
+        self._excess = excess(self.history, self.scale)
         return [k for k, value in enumerate(self._excess) if value > self.above]
 
     def scores(self, client: int) -> dict[str, float]:

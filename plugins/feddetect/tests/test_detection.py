@@ -70,9 +70,10 @@ def test_an_unusually_low_loss_is_flagged_too():
     assert flagged_by_forest([5.0, 5.1, 4.9, 0.1]) == [3]
 
 
-def test_the_warm_up_ends_after_its_last_round():
-    table = [[5.0, 5.1, 4.9, 20.0]] * 12
-    assert verdicts(FedDetect(4), table) == [[]] * 10 + [[3]] * 2
+def test_the_released_warm_up_lets_eleven_rounds_pass():
+    """``epoch > 10``, counted from zero: the first verdict falls in the twelfth round."""
+    table = [[5.0, 5.1, 4.9, 20.0]] * 13
+    assert verdicts(FedDetect(4), table) == [[]] * 11 + [[3]] * 2
 
 
 @pytest.mark.parametrize(("times", "weight"), [(1, 0.231), (2, 0.195), (5, 0.064), (10, 0.0010)])
@@ -132,8 +133,17 @@ def test_bad_input_of_rules():
         FedDetectCalibrated(3)
     with pytest.raises(ConfigError, match="rounds must be more than the warm-up"):
         threshold(4, 10, rounds=10)
-    with pytest.raises(ConfigError, match=r"a rate of 0\.05 takes at least 19 benign runs"):
-        threshold_from_runs([np.ones((20, 4))] * 18, 10)
+    runs = [np.ones((20, 4))] * 19
+    for given, words in (
+        ((runs[:18], 10), r"a rate of 0\.05 takes at least 19 benign runs"),
+        (([*runs[:18], np.ones((21, 4))], 10), "as many rounds and clients each"),
+        ((runs, 20), "more than 20 rounds, but have 20"),
+        (([*runs[:18], np.full((20, 4), np.nan)], 10), "leave out runs that diverged"),
+        ((runs, 10, 0.0), "rate must lie between 0 and 1, got 0"),
+        (([], 10, 1.5), r"rate must lie between 0 and 1, got 1\.5"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            threshold_from_runs(*given)
 
 
 def by_hand(history, clients):
@@ -210,8 +220,8 @@ def test_who_stands_out_is_flagged_by_the_calibrated_rule():
     table = np.exp(rng.normal(1, 0.2, (30, 4)) + np.array([0.1, 0, -0.1, 1.5]))
     rule = FedDetectCalibrated(4, rounds=60)
     found = verdicts(rule, table.tolist())
-    assert found[:10] == [[]] * 10
-    assert sum(flagged == [3] for flagged in found[10:]) >= 15
+    assert found[:11] == [[]] * 11
+    assert sum(flagged == [3] for flagged in found[11:]) >= 15
     assert rule.weights[3] < 0.01
 
 
@@ -247,3 +257,25 @@ def test_a_threshold_from_benign_runs_keeps_the_rate():
         runs = np.abs(shift + rng.standard_cauchy((20, 16, 4)))
         alarms += run_maximum(runs[-1], 8) > threshold_from_runs(list(runs[:-1]), 8)
     assert wilson(int(alarms), 400).low <= 0.05
+
+
+@pytest.mark.parametrize("spread", [0.5, 5.0, 20.0])
+@pytest.mark.parametrize("memory", [0.0, 1.0])
+def test_losses_of_critics_keep_the_rate_on_the_plain_scale(spread, memory):
+    """Their level and sign mean nothing: clients differ for good around zero."""
+    rng, above = np.random.default_rng(8), threshold(CLIENTS, 8, rounds=32)
+    noise = rng.standard_normal((1000, 32, CLIENTS))
+    walk = np.cumsum(noise, axis=1) if memory else noise
+    losses = spread * rng.standard_normal((1000, 1, CLIENTS)) + walk
+    alarms = sum(run_maximum(run, 8, "plain") > above for run in losses)
+    assert wilson(alarms, 1000).low <= 0.05
+    shifted = [run_maximum(run + 100, 8, "plain") for run in losses[:5]]
+    assert shifted == pytest.approx([run_maximum(run, 8, "plain") for run in losses[:5]])
+
+
+def test_a_rule_judges_on_its_scale():
+    losses = [[-3.0, -2.5, -3.5, 4.0], [-3.1, -2.4, -3.3, 4.2]] * 8
+    plain = FedDetectCalibrated(4, 0, above=1.0, scale="plain")
+    verdicts(plain, losses)
+    assert [plain.scores(k)["excess"] for k in range(4)] == excess(losses, "plain")
+    assert excess(losses, "plain") != excess(losses)

@@ -109,6 +109,42 @@ def test_discriminators_and_optimisers_stay_with_the_client():
     assert steps == {10.0}, "five batches of eight in each of two rounds"
 
 
+def test_as_released_clients_begin_alike_and_leave_out_what_is_left_over():
+    """40 images in batches of 16: two steps. Benign clients differ by their images alone."""
+    learner = GanLearner(setting(dataclasses.replace(TINY, batch_size=16)))
+    assert len(list(learner._batches(0, torch.Generator().manual_seed(0)))) == 2
+    few = GanLearner(setting(dataclasses.replace(TINY, batch_size=64)))
+    ((images, _),) = few._batches(0, torch.Generator().manual_seed(0))
+    assert len(images) == 40, "less than one batch is one batch"
+    pairs = [learner._pair(Instruction(k, 1, learner.first())) for k in (0, 1)]
+    assert same(*[dict(pair.discriminator.state_dict()) for pair in pairs])
+
+
+def test_each_step_sees_images_that_are_generated_anew():
+    learner, seen = GanLearner(setting()), []
+    pair = learner._pair(Instruction(0, 1, learner.first()))
+    pair.generator.register_forward_pre_hook(lambda _, given: seen.append(given[0].clone()))
+    images, labels = next(learner._batches(0, torch.Generator().manual_seed(0)))
+    learner._step(pair, images, labels, torch.Generator().manual_seed(1))
+    assert len(seen) == 2
+    assert not torch.equal(seen[0], seen[1])
+
+
+@pytest.mark.parametrize("holding", ["dealt", "shared"])
+def test_a_limit_keeps_every_class(holding):
+    """Clients' images are dealt class by class: the first of them would be of one class."""
+    held = hold(dataclasses.replace(setting(), images=Images(limit=160, holding=holding)))
+    for own in held.clients:
+        assert len(own.images) == 160
+        assert set(own.labels.tolist()) == {0, 1, 2}
+    whole = hold(dataclasses.replace(setting(), images=Images(holding=holding)))
+    shares = [torch.bincount(h.clients[1].labels, minlength=3) / len(h.clients[1].labels)
+              for h in (held, whole)]  # fmt: skip
+    assert (shares[0] - shares[1]).abs().max() < 0.12
+    if holding == "shared":
+        assert torch.equal(held.clients[0].images, held.clients[3].images)
+
+
 def test_averaged_discriminators_are_everybodys():
     gan = dataclasses.replace(TINY, average_discriminators=True)
     weights, memories, _ = play(GanLearner(setting(gan)), 1)

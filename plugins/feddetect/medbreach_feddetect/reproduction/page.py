@@ -94,7 +94,7 @@ def title(setting: Setting) -> str:
 def about(setting: Setting) -> list[str]:
     """Return what was computed, in sentences."""
     scale = setting.scale
-    warm_up = "as released" if scale.warm_up == 10 else "ours; released: 10"
+    warm_up = "as released" if scale.warm_up == RELEASED_WARM_UP else "ours; released: 11"
     passes = "as released" if scale.local_epochs == 1 else "ours; released: 1"
     return [
         f"{PUBLICATION}. {CLIENTS} clients train a GAN on images of {scale.size} pixels a side "

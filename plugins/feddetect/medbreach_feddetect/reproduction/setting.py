@@ -27,7 +27,7 @@ class Scale(NamedTuple):
         size: Pixels a side; released: 256, which the networks here do not go up to.
         width: Channels of the discriminator's first layer; released: 64.
         rounds: Released: 200.
-        warm_up: Released: 10.
+        warm_up: Released: 11, counted from one.
         local_epochs: Passes over a client's images in a round; released: 1.
         limit: Most images of a client; 0: all.
         samples: Generated images that are measured.
@@ -54,8 +54,8 @@ class Scale(NamedTuple):
 
 
 QUICK: Final = Scale(32, 8, 32, 8, 2, 160, 128, 16, 2, 4, 1e-3, 0.5)
-NORMAL: Final = Scale(32, 16, 60, 10, 2, 0, 256, 20, 10, 15, 1e-3, 0.5)
-FULL: Final = Scale(128, 64, 200, 10, 1, 0, 1024, 50, 20, 30)
+NORMAL: Final = Scale(32, 16, 60, 11, 2, 0, 256, 20, 10, 15, 1e-3, 0.5)
+FULL: Final = Scale(128, 64, 200, 11, 1, 0, 1024, 50, 20, 30)
 
 
 class Arm(NamedTuple):
