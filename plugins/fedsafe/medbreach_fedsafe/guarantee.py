@@ -32,7 +32,9 @@ def epsilon(settings: FedSafe, rounds: int, delta: float) -> float:
 
     Replacing one of the client's records, or all of them, moves its clipped change by at most twice
     the norm that it is clipped to. The rounds compose as Gaussian mechanisms (Dong, Roth and Su
-    2022, doi:10.1111/rssb.12454, corollaries 1 and 2), exactly.
+    2022, doi:10.1111/rssb.12454, corollaries 1 and 2), exactly. It is of the weights: how many
+    records a client has, and how long it computes, it tells without noise, so both are taken as
+    public.
 
     Args:
         settings: Of an arm for which `why_none` finds no reason.
@@ -54,7 +56,8 @@ def epsilon_of(mu: float, delta: float) -> float:
     def excess(eps: float) -> float:
         first = log_ndtr(mu / 2 - eps / mu)
         second = eps + log_ndtr(-mu / 2 - eps / mu)
-        return float(first + math.log1p(-math.exp(min(-1e-300, second - first)))) - math.log(delta)
+        gap = min(-1e-300, float(second - first))  # rounding may lead to 0 or above it
+        return float(first) + math.log(-math.expm1(gap)) - math.log(delta)
 
     high = mu * mu / 2 + mu * math.sqrt(2 * math.log(1 / delta)) + 1
     return 0.0 if excess(0.0) <= 0 else float(brentq(excess, 0.0, high, xtol=1e-9, rtol=1e-12))

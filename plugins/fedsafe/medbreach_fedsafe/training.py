@@ -21,8 +21,8 @@ def fit(
     learning_rate: float,
     max_grad_norm: float,
     rng: torch.Generator,
-) -> float:
-    """Train a network in place by SGD with cross-entropy; return the last epoch's mean loss.
+) -> None:
+    """Train a network in place by SGD with cross-entropy.
 
     Args:
         network: The network; it is left in evaluation mode.
@@ -37,10 +37,8 @@ def fit(
     like = next(network.parameters())
     optimizer = torch.optim.SGD(network.parameters(), lr=learning_rate)
     network.train()
-    losses: list[float] = []
     with lend_global(rng):
         for _ in range(epochs):
-            losses.clear()
             for rows in torch.split(torch.randperm(len(labels), generator=rng), batch_size):
                 outputs = network(inputs[rows].to(like))
                 loss = nn.functional.cross_entropy(outputs, labels[rows].to(outputs.device))
@@ -48,9 +46,7 @@ def fit(
                 loss.backward()  # type: ignore[no-untyped-call]
                 nn.utils.clip_grad_norm_(network.parameters(), max_grad_norm)
                 optimizer.step()
-                losses.append(float(loss.detach()) * len(rows) / len(labels))
     network.eval()
-    return sum(losses)
 
 
 def weights_of(network: nn.Module) -> dict[str, Tensor]:

@@ -104,8 +104,13 @@ def test_uplink_noise_is_all_that_it_changes():
     apart = torch.cat([(a.weights[n] - b.weights[n]).flatten() for n in a.weights])
     assert abs(float(apart.std()) - 0.05) < 0.003
     assert same(loud.train(task).weights, a.weights)
-    assert a.measures["loss"] == b.measures["loss"]
     assert a.records == len(quiet.shares.client(1))
+
+
+def test_a_client_tells_no_number_about_its_records_but_how_many():
+    """A loss beside noisy weights would be what no epsilon is of."""
+    learner = learner_of(setup(uplink=True, sigma=0.05, max_update_norm=1.0))
+    assert set(learner.train(Instruction(0, 1, learner.first())).measures) == {"seconds"}
 
 
 def test_the_mean_of_floats_and_the_greatest_counter():

@@ -41,3 +41,10 @@ def test_it_is_the_least_epsilon_of_its_definition():
     assert mass == pytest.approx(delta, rel=1e-3)
     assert epsilon_of(1e-6, 0.1) == 0.0
     assert epsilon_of(400.0, 1e-5) > 8e4
+
+
+@pytest.mark.parametrize("mu", [1e-8, 1e-5, 1e-3, 1.0, 1e4])
+@pytest.mark.parametrize("delta", [1e-12, 1e-9, 1e-5])
+def test_it_is_there_for_any_noise(mu, delta):
+    found = epsilon_of(mu, delta)
+    assert 0 <= found <= mu * mu / 2 + mu * math.sqrt(2 * math.log(1 / delta))
