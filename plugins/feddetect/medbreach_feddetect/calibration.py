@@ -25,7 +25,7 @@ TINY: Final = 1e-9  # spread of clients that report the same number
 Array = NDArray[np.float64]
 Scale = Literal["logarithmic", "plain"]
 """On which losses are compared: ``logarithmic`` (asinh) for those that are positive and grow by
-factors, as cross-entropy does; ``plain`` for those of critics, whose level and sign mean nothing."""
+factors, as cross-entropies do; ``plain`` for critics', whose level and sign mean nothing."""
 
 
 def excess(history: Sequence[Sequence[float]], scale: Scale = "logarithmic") -> list[float]:
@@ -50,15 +50,21 @@ def excess(history: Sequence[Sequence[float]], scale: Scale = "logarithmic") -> 
     return [float(one) for one in value]
 
 
-def run_maximum(losses: Array, warm_up: int, scale: Scale = "logarithmic") -> float:
-    """Return the highest excess of any client in any round after the warm-up.
+def maxima(losses: Array, warm_up: int, scale: Scale = "logarithmic") -> list[float]:
+    """Return each client's highest excess in any round after the warm-up.
 
     Args:
         losses: Of one run: a row a round, a column a client.
         warm_up: Rounds without detection.
         scale: On which losses are compared.
     """
-    return float(_maxima(np.asarray(losses, dtype=float)[None], warm_up, scale)[0])
+    table = np.asarray(losses, dtype=float)[None]
+    return [float(one) for one in _maxima(table, warm_up, scale)[0]]
+
+
+def run_maximum(losses: Array, warm_up: int, scale: Scale = "logarithmic") -> float:
+    """Return the highest excess of any client in any round after the warm-up; see `maxima`."""
+    return max(maxima(losses, warm_up, scale))
 
 
 @functools.lru_cache(maxsize=32)
@@ -87,7 +93,8 @@ def threshold(
     found = []
     for number, world in enumerate(WORLDS.values()):
         rng = np.random.default_rng([clients, warm_up, rounds, number])
-        found.append(_quantile(_maxima(world(rng, runs, rounds, clients), warm_up), rate))
+        highest = _maxima(world(rng, runs, rounds, clients), warm_up).max(axis=1)
+        found.append(_quantile(highest, rate))
     return max(found)
 
 
@@ -130,8 +137,8 @@ def threshold_from_runs(
         )
     if not np.isfinite(runs).all():
         raise ConfigError("benign runs must have finite losses only: leave out runs that diverged")
-    maxima = sorted(run_maximum(run, warm_up, scale) for run in runs)
-    return maxima[math.ceil((1 - rate) * (len(runs) + 1)) - 1]
+    highest = sorted(run_maximum(run, warm_up, scale) for run in runs)
+    return highest[math.ceil((1 - rate) * (len(runs) + 1)) - 1]
 
 
 def check(clients: int, rate: float) -> None:
@@ -153,22 +160,22 @@ def _check_rate(rate: float) -> None:
         raise ConfigError(f"rate must lie between 0 and 1, got {rate}")
 
 
-def _quantile(maxima: Array, rate: float) -> float:
+def _quantile(values: Array, rate: float) -> float:
     """Return the upper 95 % confidence limit of a quantile."""
-    count = len(maxima)
+    count = len(values)
     rank = math.ceil(count * (1 - rate) + 1.645 * math.sqrt(count * rate * (1 - rate)))
     if rank > count:
         raise ConfigError(f"{count} simulated runs are too few for a rate of {rate:g}")
-    return float(np.sort(maxima)[rank - 1])
+    return float(np.sort(values)[rank - 1])
 
 
 def _maxima(losses: Array, warm_up: int, scale: Scale = "logarithmic") -> Array:
-    """Return each run's highest excess after the warm-up; losses are (run, round, client)."""
+    """Return the highest excess after the warm-up, (run, client); losses: (run, round, client)."""
     start = max(warm_up, FIRST - 1)
     if losses.shape[1] <= start:
-        return np.full(len(losses), -np.inf)
-    maxima: Array = _excesses(losses, start, scale).max(axis=(1, 2))
-    return maxima
+        return np.full((len(losses), losses.shape[2]), -np.inf)
+    highest: Array = _excesses(losses, start, scale).max(axis=1)
+    return highest
 
 
 def _excesses(losses: Array, start: int, scale: Scale) -> Array:

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from medbreach import Seeds
 from medbreach.errors import ContractError, RecordError
 from medbreach.settings import build as from_plain
 from medbreach.settings import plain
-from medbreach.storage import speaking_of, write_whole
+from medbreach.storage import claimed
 from medbreach_feddetect.holdings import Holding, Holdings, hold
 from medbreach_feddetect.losses import discriminator_loss, generator_loss
 from medbreach_feddetect.networks import Discriminator, Generator, initialise
@@ -34,27 +34,28 @@ def write_setting(folder: Path, setting: GanFederation) -> None:
     Raises:
         RecordError: The folder holds another federation's, or cannot be written.
     """
-    content = json.dumps(plain(setting), indent=1, sort_keys=True).encode()
-    file = folder / SETTING_FILE
-    with speaking_of(folder):
-        if file.is_file() and file.read_bytes() != content:
-            raise RecordError(f"{folder} holds a federation with other settings")
-        write_whole(file, content)
+    wanted = plain(setting)
+    if claimed(folder, SETTING_FILE, wanted) != wanted:
+        raise RecordError(f"{folder} holds a federation with other settings")
 
 
 def build(folder: Path) -> "GanLearner":
-    """Return the learner whose settings a federation's folder holds.
+    """Return the learner whose settings a federation's folder holds, its images checked.
 
     Raises:
         RecordError: There are none.
         ConfigError: They are refused.
-        DataError: The images do not fit them.
+        DataError: The images or the trigger do not fit them.
     """
     try:
         settings = json.loads((folder / SETTING_FILE).read_text())
     except (OSError, ValueError) as error:
         raise RecordError(f"{folder / SETTING_FILE} is missing or damaged") from error
-    return GanLearner(from_plain(GanFederation, settings, "federation"), folder)
+    learner = GanLearner(from_plain(GanFederation, settings, "federation"), folder)
+    hold(learner.setting)
+    if learner.setting.poisoning.clients:
+        trigger(learner.setting.poisoning, learner.setting.gan.size, learner.setting.gan.channels)
+    return learner
 
 
 class GanLearner(Learner):

@@ -156,7 +156,7 @@ class Measuring:
 
     Attributes:
         every: Rounds between measurements; the last round is measured in any case. 0: never.
-        samples: Generated images, and as many real ones at most.
+        samples: Generated images, and as many real ones; fewer where there are not so many.
         extractor: What sees the images: ``random_convolutions``, ``efficientnet_lite0`` or
             ``inception``; see `medbreach_feddetect.measures.extractors`.
         weights: Weights file for ``inception``.

@@ -36,6 +36,8 @@ def measure_round(
 ) -> dict[str, float]:
     """Return distances between generated and the public's images, and how much trigger they show.
 
+    As many are compared as are asked for, or as the public has.
+
     Args:
         learner: The federation's.
         round: Number of the round.
@@ -44,7 +46,8 @@ def measure_round(
     """
     setting = learner.setting
     measuring = setting.measuring
-    made = learner.samples(weights, measuring.samples, "measuring")
+    count = min(measuring.samples, len(hold(setting).public.images))
+    made = learner.samples(weights, count, "measuring")
     if folder is not None and measuring.grid:
         with speaking_of(folder):
             save_grid(made, measuring.grid, folder / SAMPLES / f"round-{round}.png")
@@ -65,7 +68,8 @@ def distances(setting: GanFederation, made: Tensor) -> dict[str, float]:
 
 def yardsticks(setting: GanFederation) -> dict[str, dict[str, float]]:
     """Return the distances of images that are not generated, to read the others by."""
-    held, count = hold(setting), setting.measuring.samples
+    held = hold(setting)
+    count = min(setting.measuring.samples, len(held.public.images))
     clients = torch.cat([part.images for part in held.clients])
     other = clients[torch.linspace(0, len(clients) - 1, min(count, len(clients))).long()]
     return {
@@ -79,7 +83,7 @@ def yardsticks(setting: GanFederation) -> dict[str, dict[str, float]]:
 
 @functools.lru_cache(maxsize=2)
 def _seen(public: Holding, measuring: Measuring) -> Tensor:
-    """Return the features of the public's images, as many as are generated if there are so many."""
+    """Return the features of the public's images, as many as are generated."""
     return extractor(measuring)(public.images[: measuring.samples])
 
 

@@ -10,7 +10,7 @@ from scipy.stats import t as student
 
 from medbreach.statistics import wilson
 from medbreach.types import Rate
-from medbreach_feddetect.calibration import WORLDS, World, run_maximum, threshold, world
+from medbreach_feddetect.calibration import WORLDS, World, maxima, run_maximum, threshold, world
 from medbreach_feddetect.forest import flagged_by_forest
 from medbreach_feddetect.learner import MEAN
 from medbreach_feddetect.measures.of_round import FRECHET, KERNEL, SHOWN, measured
@@ -19,6 +19,7 @@ from medbreach_federation import RoundLine
 
 SIMULATED: Final = 1000  # benign runs of each world
 DRAWN: Final = 100  # rounds of four normal losses that the released rule is shown
+RAISED: Final = (5, 10, 20, 50)  # standard deviations of clients that an attack raises a loss by
 
 UNSEEN: Final[dict[str, World]] = {
     "independent rounds, normal": world(),
@@ -32,9 +33,14 @@ UNSEEN: Final[dict[str, World]] = {
 }
 """Worlds without attack that the threshold was not made from."""
 
+Whom = Callable[[int], bool]
+
 
 class Spread(NamedTuple):
-    """A mean over runs and its 95 % interval by Student's t; None where there is one run."""
+    """A mean over runs and its 95 % interval by Student's t; None where there is one run.
+
+    Where there is no run the mean is not a number.
+    """
 
     mean: float
     low: float | None = None
@@ -43,6 +49,8 @@ class Spread(NamedTuple):
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
         """Return the mean of values and its interval."""
+        if not values:
+            return cls(math.nan)
         mean = statistics.fmean(values)
         if len(values) < 2:
             return cls(mean)
@@ -60,12 +68,40 @@ class Spread(NamedTuple):
     def words(self, signed: bool = False) -> str:
         """Return it in words.
 
-        >>> Spread(1.0, 0.5, 1.5).words(), Spread(2.0).words()
-        ('1.00 (0.500 to 1.50)', '2.00')
+        >>> Spread(1.0, 0.5, 1.5).words(), Spread(2.0).words(), Spread.of([]).words()
+        ('1.00 (0.500 to 1.50)', '2.00', 'no run')
         """
-        numbers = [n for n in self if n is not None]
-        shown = [f"{n:+#.3g}" if signed else f"{n:#.3g}" for n in numbers]
+        return self._said(lambda number: f"{number:+#.3g}" if signed else f"{number:#.3g}")
+
+    def percent(self) -> str:
+        """Return it as a share of something, in words.
+
+        >>> Spread(0.5, -0.1, 0.9).percent()
+        '50% (0% to 90%)'
+        """
+        return self._said(lambda number: f"{min(1.0, max(0.0, number)):.0%}")
+
+    def _said(self, say: Callable[[float], str]) -> str:
+        if math.isnan(self.mean):
+            return "no run"
+        shown = [say(number) for number in self if number is not None]
         return shown[0] if len(shown) == 1 else f"{shown[0]} ({shown[1]} to {shown[2]})"
+
+
+class Flags(NamedTuple):
+    """How many of something were flagged, and its share in each run."""
+
+    flagged: int
+    total: int
+    share: Spread
+
+    def words(self) -> str:
+        """Return it in words.
+
+        >>> Flags(3, 12, Spread(0.25)).words()
+        '3 of 12 (by run 25%)'
+        """
+        return f"{self.flagged} of {self.total} (by run {self.share.percent()})"
 
 
 def last(lines: Sequence[RoundLine], name: str) -> float:
@@ -83,6 +119,11 @@ def others_loss(lines: Sequence[RoundLine], warm_up: int) -> float:
     return statistics.fmean(late_loss(lines, warm_up, k) for k in range(CLIENTS) if k != MALICIOUS)
 
 
+def lead(lines: Sequence[RoundLine], warm_up: int) -> float:
+    """Return how much higher client 0's mean loss is than that of the others."""
+    return late_loss(lines, warm_up, MALICIOUS) - others_loss(lines, warm_up)
+
+
 def highest(lines: Sequence[RoundLine], warm_up: int) -> bool:
     """Return whether client 0 has the highest mean loss after the warm-up."""
     losses = [late_loss(lines, warm_up, k) for k in range(CLIENTS)]
@@ -94,35 +135,63 @@ def fidelity(lines: Sequence[RoundLine]) -> dict[str, float]:
     return {name: last(lines, name) for name in (FRECHET, KERNEL, SHOWN)}
 
 
+def anybody(client: int) -> bool:
+    """Return that a client counts, whoever it is."""
+    return client >= 0
+
+
+def malicious(client: int) -> bool:
+    """Return whether a client is the one that poisons where there is an attack."""
+    return client == MALICIOUS
+
+
+def benign(client: int) -> bool:
+    """Return whether a client is one of those that never poison."""
+    return client != MALICIOUS
+
+
 def flagged_rounds(
-    runs: Iterable[Sequence[RoundLine]],
-    warm_up: int,
-    whom: Callable[[int], bool] = lambda client: client >= 0,
-) -> Rate:
+    runs: Iterable[Sequence[RoundLine]], warm_up: int, whom: Whom = anybody
+) -> Flags:
     """Return in how many rounds after the warm-up somebody of some clients was flagged."""
-    count = total = 0
-    for lines in runs:
-        for line in lines:
-            if line.round > warm_up:
-                total += 1
-                count += any(whom(k) and told["flagged"] for k, told in line.clients.items())
-    return wilson(count, total)
+    return _flags(
+        [any(told) for number, told in _told(lines, whom) if number > warm_up] for lines in runs
+    )
 
 
-def flagged_runs(
-    runs: Iterable[Sequence[RoundLine]],
-    whom: Callable[[int], bool] = lambda client: client >= 0,
-) -> Rate:
-    """Return in how many runs somebody of some clients was ever flagged."""
-    found = [
-        any(
-            whom(k) and told.get("flagged", 0.0) > 0
-            for line in lines
-            for k, told in line.clients.items()
-        )
+def flagged_verdicts(
+    runs: Iterable[Sequence[RoundLine]], warm_up: int, whom: Whom = anybody
+) -> Flags:
+    """Return how many verdicts on some clients after the warm-up flag one of them."""
+    return _flags(
+        [one for number, told in _told(lines, whom) if number > warm_up for one in told]
         for lines in runs
-    ]
+    )
+
+
+def flagged_runs(runs: Iterable[Sequence[RoundLine]], whom: Whom = anybody) -> Rate:
+    """Return in how many runs somebody of some clients was ever flagged."""
+    found = [any(any(told) for _, told in _told(lines, whom)) for lines in runs]
     return wilson(sum(found), len(found))
+
+
+def _told(lines: Sequence[RoundLine], whom: Whom) -> list[tuple[int, list[bool]]]:
+    """Return of each round its number, and whether each of some clients was flagged."""
+    return [
+        (line.round, [one.get("flagged", 0.0) > 0 for k, one in line.clients.items() if whom(k)])
+        for line in lines
+    ]
+
+
+def _flags(runs: Iterable[Sequence[bool]]) -> Flags:
+    kept = [list(run) for run in runs if run]
+    shares = [sum(run) / len(run) for run in kept]
+    return Flags(sum(map(sum, kept)), sum(map(len, kept)), Spread.of(shares))
+
+
+def losses_of(lines: Sequence[RoundLine]) -> list[list[float]]:
+    """Return the mean losses of a run, a row a round, a column a client."""
+    return [[line.clients[k][MEAN] for k in sorted(line.clients)] for line in lines if line.clients]
 
 
 def simulated_alarms(warm_up: int, rounds: int) -> dict[str, Rate]:
@@ -133,6 +202,23 @@ def simulated_alarms(warm_up: int, rounds: int) -> dict[str, Rate]:
         rng = np.random.default_rng([7, number])
         runs = draw(rng, SIMULATED, rounds, CLIENTS)
         found[name] = wilson(sum(run_maximum(run, warm_up) > above for run in runs), SIMULATED)
+    return found
+
+
+def simulated_power(warm_up: int, rounds: int) -> dict[int, Rate]:
+    """Return how often the calibrated rule flags a client that an attack raises, by how much.
+
+    Benign clients differ for the whole run by normal numbers, on the logarithmic scale; client 0 is
+    higher than its own number by so many standard deviations.
+    """
+    above = threshold(CLIENTS, warm_up, RATE, rounds)
+    runs = world("normal", 100.0)(np.random.default_rng(11), SIMULATED, rounds, CLIENTS)
+    found = {}
+    for raised in RAISED:
+        higher = runs.copy()
+        higher[:, :, MALICIOUS] *= math.exp(raised)  # the deviation is 1 in these worlds
+        flagged = sum(maxima(run, warm_up)[MALICIOUS] > above for run in higher)
+        found[raised] = wilson(flagged, SIMULATED)
     return found
 
 

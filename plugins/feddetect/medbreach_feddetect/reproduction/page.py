@@ -11,14 +11,18 @@ from medbreach.report.phrasing import in_columns
 from medbreach.report.templates import templates
 from medbreach_feddetect.measures.extractors import extractor
 from medbreach_feddetect.measures.of_round import FRECHET, KERNEL, SAMPLES, SHOWN, measured
-from medbreach_feddetect.reproduction.claims import Findings, claims, share
+from medbreach_feddetect.reproduction.claims import claims
 from medbreach_feddetect.reproduction.curves import Curves, curves, verdicts
+from medbreach_feddetect.reproduction.findings import Findings
 from medbreach_feddetect.reproduction.numbers import (
     Spread,
-    flagged_rounds,
+    anybody,
+    benign,
     flagged_runs,
+    flagged_verdicts,
     last,
     late_loss,
+    malicious,
     others_loss,
 )
 from medbreach_feddetect.reproduction.setting import (
@@ -32,6 +36,7 @@ from medbreach_feddetect.reproduction.setting import (
     Arm,
     Setting,
 )
+from medbreach_feddetect.rules import RELEASED_WARM_UP
 
 if TYPE_CHECKING:
     from medbreach_feddetect.reproduction.run import Run
@@ -40,22 +45,31 @@ WIDTH: Final = 110
 DETECTING: Final = (RELEASED, CALIBRATED)
 COLUMNS: Final = (
     "arm", "runs", "Frechet distance", "kernel distance", "trigger shown", "loss of client 0",
-    "loss of others", "runs with a flag", "rounds with a flag", "weight of client 0",
+    "loss of others", "true positives", "false positives", "runs with a false flag",
+    "weight of client 0",
 )  # fmt: skip
 
 REMARKS: Final = (
     "No published distance stands beside these: the tables of the publication could not be read, "
     "and its code has none. Only with Inception's own weights would a Frechet distance be a FID.",
     "As released: four clients of whom client 0 is malicious and stamps all its images; a trigger "
-    "of 0.39 % of the area, in 0 to 1 on images in -1 to 1; discriminators and optimisers stay "
-    "with clients; batches of 32; RMSprop at 0.0002 with gradient penalty; the last minibatch's "
-    "absolute generator loss, isolation forest, decay 0.9, cumulative counts, fewer than half "
-    "flagged.",
-    "Ours: a DCGAN's generator in place of StyleGAN2's; the size of images; patients dealt over "
-    "clients, where the release gives every client all images; the trigger's picture; the "
-    "calibrated verdict, over the mean generator loss of a round; all runs without attack under "
-    "detection, which the released code refuses; median, trimmed mean and Krum, since which means "
-    "the publication compares with could not be read; the measures.",
+    "of 0.39 % of the area, in 0 to 1 on images in -1 to 1; discriminators begin alike, and they "
+    "and optimisers stay with clients; whole batches of 32; images generated anew for each step; "
+    "RMSprop at 0.0002 with gradient penalty; the last minibatch's absolute generator loss, "
+    "isolation forest, decay 0.9, cumulative counts, fewer than half flagged.",
+    "Ours: a DCGAN's generator in place of StyleGAN2's, and a DCGAN's first weights in both "
+    "networks, where the release leaves torch's; the size of images; patients dealt over clients, "
+    "where the release gives every client all images; the trigger's picture; the calibrated "
+    "verdict, over the mean generator loss of a round, on a logarithmic scale without and on a "
+    "plain one with gradient penalty; all runs without attack under detection, which the released "
+    "code refuses; median and Krum, since which means the publication compares with could not be "
+    "read; the measures.",
+    "A difference counts as shown if its interval lies on one side of zero, and one of images only "
+    "if both distances agree. Some fifteen differences are looked at and not corrected for their "
+    "number.",
+    "true positives: share of the verdicts on client 0, where it is malicious, that flag it. false "
+    "positives: share of the verdicts on benign clients that flag one. Verdicts are those after "
+    "the warm-up, one a client and round.",
     "Where a rule flags nobody, its run is the run without detection number by number, and is not "
     "played again. The released rule has no way back: who was flagged keeps the lowered weight.",
     "With gradient penalty the level of a critic is free, so that generator losses of clients "
@@ -91,11 +105,14 @@ def title(setting: Setting) -> str:
     return f"A backdoored federation of GANs and FedDetect, made again on {images}"
 
 
-def about(setting: Setting) -> list[str]:
+def about(found: Findings) -> list[str]:
     """Return what was computed, in sentences."""
+    setting = found.setting
     scale = setting.scale
     warm_up = "as released" if scale.warm_up == RELEASED_WARM_UP else "ours; released: 11"
     passes = "as released" if scale.local_epochs == 1 else "ours; released: 1"
+    seen = min(scale.samples, len(found.held.public.images))
+    note = f" {found.held.note}" if found.held.note else ""
     return [
         f"{PUBLICATION}. {CLIENTS} clients train a GAN on images of {scale.size} pixels a side "
         f"(released: 256) for {scale.rounds} rounds (released: 200) with {scale.local_epochs} "
@@ -109,8 +126,9 @@ def about(setting: Setting) -> list[str]:
             if setting.seeds > 1
             else "One run has no interval, so that no difference counts as shown."
         ),
-        f"Images are seen by: {extractor(setting.measuring).title}. Distances are between "
-        f"{scale.samples} generated and as many real images, of patients of no client.",
+        f"Images are seen by: {extractor(setting.measuring).title}. Distances are between {seen} "
+        f"generated and as many real images that no client has. Clients' images are told from "
+        f"these by {found.held.patients_are}.{note}",
     ]
 
 
@@ -129,17 +147,20 @@ def _row(found: Findings, arm: Arm) -> list[str]:
     rest = found.spread(arm, lambda run: others_loss(run.lines, warm_up)).words()
     cells = [arm.title, str(len(lines)), *distances, own, rest]
     if arm.rule not in DETECTING:
-        return [*cells, "-", "-", f"{1 / CLIENTS:g}" if arm.rule == PLAIN else "-"]
-    of_runs, of_rounds = flagged_runs(lines), flagged_rounds(lines, warm_up)
+        return [*cells, "-", "-", "-", f"{1 / CLIENTS:g}" if arm.rule == PLAIN else "-"]
+    whom = benign if arm.attack else anybody
+    right = flagged_verdicts(lines, warm_up, malicious).share.percent() if arm.attack else "-"
+    wrong = flagged_verdicts(lines, warm_up, whom).share.percent()
+    alarmed = flagged_runs(lines, whom)
     weight = Spread.of([one[-1].clients[MALICIOUS]["weight"] for one in lines]).words()
-    return [*cells, f"{of_runs.count} of {of_runs.total}", share(of_rounds), weight]
+    return [*cells, right, wrong, f"{alarmed.count} of {alarmed.total}", weight]
 
 
 def as_text(setting: Setting, found: Findings) -> str:
     """Return everything as text."""
     parts = [
         title(setting),
-        *(textwrap.fill(words, WIDTH) for words in about(setting)),
+        *(textwrap.fill(words, WIDTH) for words in about(found)),
         in_columns([list(COLUMNS), *rows(found)]),
     ]
     for question, answers in claims(found):
@@ -172,10 +193,10 @@ def as_html(setting: Setting, found: Findings, style: str) -> str:
     """Return everything as a page that needs nothing from the network."""
     pages = templates("reproduction", "medbreach_feddetect")
     return pages.get_template("table.html.j2").render(
-        title=title(setting), about=about(setting), style=style, columns=COLUMNS, rows=rows(found),
+        title=title(setting), about=about(found), style=style, columns=COLUMNS, rows=rows(found),
         claims=claims(found), worlds=worlds(found), remarks=REMARKS, malicious=MALICIOUS,
         rounds=setting.scale.rounds, warm_up=setting.scale.warm_up,
-        shown=[_shown(found.runs[arm][0]) for arm in ARMS],
+        shown=[_shown(found.runs[arm][0]) for arm in ARMS if found.runs[arm]],
     )  # fmt: skip
 
 

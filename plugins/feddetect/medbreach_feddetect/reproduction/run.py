@@ -1,7 +1,8 @@
 """Carrying the reproduction out; the same command goes on where it was."""
 
+import csv
 import dataclasses
-import json
+import io
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -9,16 +10,15 @@ from typing import Final, NamedTuple
 
 import torch
 
-from medbreach.encoding import encode
-from medbreach.errors import RecordError
+from medbreach.errors import ContractError, RecordError
 from medbreach.report.templates import style_sheet
 from medbreach.settings import plain
-from medbreach.storage import speaking_of, write_whole
+from medbreach.storage import claimed, speaking_of, write_whole
 from medbreach_feddetect.holdings import hold
 from medbreach_feddetect.learner import GanLearner, build, write_setting
 from medbreach_feddetect.measures.downstream import Downstream, downstream
 from medbreach_feddetect.measures.extractors import extractor
-from medbreach_feddetect.reproduction.claims import Findings
+from medbreach_feddetect.reproduction.findings import Findings
 from medbreach_feddetect.reproduction.page import as_csv, as_html, as_text
 from medbreach_feddetect.reproduction.setting import ARMS, PLAIN, Arm, Setting
 from medbreach_feddetect.rules import FedDetect
@@ -39,6 +39,7 @@ class Run(NamedTuple):
         lines: Its rounds, from 0.
         folder: Where it is kept.
         same_as_mean: Whether it is the plain mean's run, since the rule flags nobody in it.
+        failure: Why it does not count; empty if it does.
     """
 
     arm: Arm
@@ -46,10 +47,13 @@ class Run(NamedTuple):
     lines: Sequence[RoundLine]
     folder: Path
     same_as_mean: bool = False
+    failure: str = ""
 
 
 def reproduce(setting: Setting, folder: Path, tell: Tell) -> str:
     """Play every federation that a folder lacks, write the tables, return them as text.
+
+    A federation that a client drops out of does not count: the tables say why, and go on.
 
     Args:
         setting: What to reproduce, and on what.
@@ -95,9 +99,6 @@ def replayed(rule: FedDetect, lines: Sequence[RoundLine]) -> list[RoundLine] | N
 
 def rounds_as_csv(runs: Sequence[Run]) -> str:
     """Return every client's numbers of every round as CSV."""
-    import csv
-    import io
-
     names = ("generator_loss_last", "generator_loss", "discriminator_loss", "weight", "suspect",
              "flagged", "excess")  # fmt: skip
     stream = io.StringIO()
@@ -117,12 +118,9 @@ def _open(setting: Setting, folder: Path) -> None:
     Raises:
         RecordError: It is for something else.
     """
-    content = json.dumps(encode(plain(dataclasses.asdict(setting))), indent=1).encode()
-    file = folder / SETTING
-    with speaking_of(folder):
-        if file.is_file() and file.read_bytes() != content:
-            raise RecordError(f"{folder} holds a reproduction with other settings: choose --out")
-        write_whole(file, content)
+    wanted = plain(setting.identity)
+    if claimed(folder, SETTING, wanted) != wanted:
+        raise RecordError(f"{folder} holds a reproduction with other settings: choose --out")
 
 
 def _runs(setting: Setting, folder: Path, tell: Tell) -> Iterator[Run]:
@@ -131,13 +129,13 @@ def _runs(setting: Setting, folder: Path, tell: Tell) -> Iterator[Run]:
         means: dict[tuple[bool, str], Run] = {}
         for arm in sorted(ARMS, key=lambda arm: arm.rule != PLAIN):
             run = _run(setting, arm, seed, folder, means.get((arm.attack, arm.loss)), tell)
-            if arm.rule == PLAIN:
+            if arm.rule == PLAIN and not run.failure:
                 means[arm.attack, arm.loss] = run
             yield run
 
 
 def _run(setting: Setting, arm: Arm, seed: int, folder: Path, mean: Run | None, tell: Tell) -> Run:
-    rule = setting.rule(arm.rule)
+    rule = setting.rule(arm.rule, arm.loss)
     if mean is not None and isinstance(rule, FedDetect):
         same = replayed(rule, mean.lines)
         if same is not None:
@@ -145,15 +143,29 @@ def _run(setting: Setting, arm: Arm, seed: int, folder: Path, mean: Run | None, 
             return Run(arm, seed, same, mean.folder, same_as_mean=True)
     place = folder / FEDERATIONS / f"{arm.name}-{seed}"
     words = f"{arm.title}, seed {seed}"
-    lines = _play(setting.federation(arm, seed), setting.rule(arm.rule), place, words, tell)
-    return Run(arm, seed, lines, place)
+    rule = setting.rule(arm.rule, arm.loss)
+    lines: Sequence[RoundLine] = ()
+    try:
+        lines = _play(setting.federation(arm, seed), rule, place, words, tell)
+        failure = _dropped(lines)
+    except ContractError as error:
+        failure = str(error)
+    if failure:
+        tell(f"{words} does not count: {failure}")
+    return Run(arm, seed, lines, place, failure=failure)
+
+
+def _dropped(lines: Sequence[RoundLine]) -> str:
+    """Return which client dropped out of a run, and why; empty if none did."""
+    for line in lines:
+        for client, why in line.isolated.items():
+            return f"client {client} dropped out in round {line.round}: {why}"
+    return ""
 
 
 def _play(
     federation: GanFederation, rule: Rule, place: Path, words: str, tell: Tell
 ) -> list[RoundLine]:
-    with speaking_of(place):
-        place.mkdir(parents=True, exist_ok=True)
     write_setting(place, federation)
     new: list[float] = []
     gpus = 1 / federation.clients if federation.device != "cpu" else 0.0
@@ -176,7 +188,13 @@ def _worth(setting: Setting, folder: Path, tell: Tell) -> dict[bool, Downstream]
         name = f"{'attack' if attack else 'benign'}-conditional-0"
         words = f"{'attack' if attack else 'no attack'}, conditional, seed 0"
         place = folder / FEDERATIONS / name
-        _play(federation, setting.rule(PLAIN), place, words, tell)
+        try:
+            failure = _dropped(_play(federation, setting.rule(PLAIN), place, words, tell))
+        except ContractError as error:
+            failure = str(error)
+        if failure:
+            tell(f"{words} does not count: {failure}")
+            continue
         weights = torch.load(place / "federation.pt", map_location="cpu", weights_only=True)
         learner = GanLearner(federation)
         epochs, seeds = setting.scale.classifier_epochs, range(setting.seeds)

@@ -1,11 +1,12 @@
 """What is reproduced, and on what."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 from medbreach import ConfigError, DataError
+from medbreach_feddetect.calibration import Scale as LossScale
 from medbreach_feddetect.holdings import opened
 from medbreach_feddetect.rules import FedDetect, FedDetectCalibrated
 from medbreach_feddetect.setting import Gan, GanFederation, Images, Measuring, Poisoning
@@ -93,16 +94,15 @@ TITLES: Final[Mapping[str, str]] = {
     RELEASED: "detection as released",
     CALIBRATED: "detection, calibrated (ours)",
     "median": "median",
-    "trimmed_mean": "trimmed mean",
     "krum": "Krum",
 }
 ROBUST: Final[Mapping[str, Strength]] = {
     "median": Strength(),
-    "trimmed_mean": Strength(trimmed=1 / CLIENTS),
     "krum": Strength(malicious=0),
 }
-"""Flower's robust strategies. Of four clients the trimmed mean leaves out the highest and the
-lowest value; Krum, which takes 2 f + 3 clients to withstand f malicious ones, withstands none."""
+"""Flower's robust strategies. Of four values the trimmed mean is the median; Krum, which takes
+2 f + 3 clients to withstand f malicious ones, withstands none."""
+COMPARED: Final[Mapping[Loss, LossScale]] = {"bce": "logarithmic", "wgan_gp": "plain"}
 LOSSES: Final[tuple[Loss, ...]] = ("bce", "wgan_gp")
 ARMS: Final[tuple[Arm, ...]] = tuple(
     Arm(attack, loss, rule)
@@ -117,8 +117,8 @@ class Setting:
     """What to reproduce.
 
     Attributes:
-        data: A folder of pictures with a subfolder a class, or an ``.npz`` file; empty: the
-            dermoscopy patches that come with medbreach.
+        data: A folder of pictures, with a subfolder a class if they have labels, or an ``.npz``
+            file; empty: the dermoscopy patches that come with medbreach.
         scale: How much is computed.
         seeds: Runs of each kind.
         inception: Weights of Inception v3; None: a stand-in sees the images.
@@ -127,7 +127,7 @@ class Setting:
 
     data: str = ""
     scale: Scale = NORMAL
-    seeds: int = 3
+    seeds: int = NORMAL.seeds
     inception: Path | None = None
     device: str = "cpu"
 
@@ -149,8 +149,10 @@ class Setting:
                 "an .npz file"
             )
         npz = path.suffix == ".npz"
-        more = ["case.data.examples_from_split=null"] if npz else [f"case.data.size={self._size}"]
         kind = "npz" if npz else "image_folder"
+        more = ["case.data.examples_from_split=null"] if npz else [f"case.data.size={self._size}"]
+        if path.is_dir() and not any(one.is_dir() for one in path.iterdir()):
+            more.append("case.data.labels=arbitrary")
         return Images(
             ("case=dermoscopy_2d", f"case/data={kind}", f"case.data.path={path}", share, *more),
             limit=limit,
@@ -191,6 +193,12 @@ class Setting:
             self.device,
         )
 
+    @property
+    def identity(self) -> object:
+        """What a folder is for: all but how many runs there are, and on what they were computed."""
+        kept = replace(self, data=self.data and str(Path(self.data).resolve()), seeds=0, device="")
+        return asdict(kept)
+
     def conditional(self, attack: bool, seed: int) -> GanFederation | None:
         """Return the settings of a run with a conditional GAN; None where images have no labels."""
         classes = len(opened(self.images, CLIENTS).collection.classes or ())
@@ -199,8 +207,8 @@ class Setting:
         plain = self.federation(Arm(attack, "bce", PLAIN), seed)
         return replace(plain, gan=replace(plain.gan, classes=classes))
 
-    def rule(self, name: str) -> Rule:
-        """Return a fresh rule.
+    def rule(self, name: str, loss: Loss = "bce") -> Rule:
+        """Return a fresh rule for clients that train with a loss.
 
         Raises:
             ConfigError: There is none of that name.
@@ -210,7 +218,7 @@ class Setting:
             PLAIN: lambda: Mean(by_records=False),
             RELEASED: lambda: FedDetect(CLIENTS, scale.warm_up),
             CALIBRATED: lambda: FedDetectCalibrated(
-                CLIENTS, scale.warm_up, rate=RATE, rounds=scale.rounds
+                CLIENTS, scale.warm_up, rate=RATE, rounds=scale.rounds, scale=COMPARED[loss]
             ),
         }
         if name in ROBUST:

@@ -1,0 +1,91 @@
+"""Everything that a reproduction found."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from medbreach.types import Rate
+from medbreach_feddetect.calibration import threshold
+from medbreach_feddetect.holdings import Holdings, hold
+from medbreach_feddetect.measures.downstream import Downstream
+from medbreach_feddetect.measures.of_round import yardsticks
+from medbreach_feddetect.reproduction.numbers import (
+    Spread,
+    simulated_alarms,
+    simulated_power,
+    simulated_release,
+)
+from medbreach_feddetect.reproduction.setting import ARMS, CLIENTS, PLAIN, RATE, Arm, Setting
+
+if TYPE_CHECKING:
+    from medbreach_feddetect.reproduction.run import Run
+
+TRAINED: Final[Mapping[str, str]] = {
+    "bce": "Without gradient penalty",
+    "wgan_gp": "With gradient penalty",
+}
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Everything that was found.
+
+    Attributes:
+        setting: What was reproduced.
+        runs: Every run of each arm that counts, by seed.
+        failed: Every run that does not.
+        worth: What generated images are worth to a classifier, without and with the attack.
+        release: Rounds of four normal losses in which the released rule punishes somebody.
+        alarms: Simulated benign runs in which the calibrated rule flags anybody, by world.
+        power: Simulated runs in which the calibrated rule flags a client whose loss is higher by so
+            many standard deviations of benign clients.
+        above: The calibrated rule's threshold.
+        sticks: Distances of images that are not generated.
+    """
+
+    setting: Setting
+    runs: Mapping[Arm, Sequence["Run"]]
+    failed: Sequence["Run"]
+    worth: Mapping[bool, Downstream]
+    release: Rate
+    alarms: Mapping[str, Rate]
+    power: Mapping[int, Rate]
+    above: float
+    sticks: Mapping[str, Mapping[str, float]]
+
+    @property
+    def held(self) -> Holdings:
+        """Who has which images in the first run."""
+        return hold(self.setting.federation(Arm(False, "bce", PLAIN), 0))
+
+    @classmethod
+    def of(
+        cls, setting: Setting, runs: Sequence["Run"], worth: Mapping[bool, Downstream]
+    ) -> "Findings":
+        """Return what runs show."""
+        by_arm = {arm: [r for r in runs if r.arm == arm and not r.failure] for arm in ARMS}
+        failed = [run for run in runs if run.failure]
+        scale = setting.scale
+        return cls(
+            setting, by_arm, failed, worth, simulated_release(),
+            simulated_alarms(scale.warm_up, scale.rounds),
+            simulated_power(scale.warm_up, scale.rounds),
+            threshold(CLIENTS, scale.warm_up, RATE, scale.rounds),
+            yardsticks(setting.federation(Arm(False, "bce", PLAIN), 0)),
+        )  # fmt: skip
+
+    def spread(self, arm: Arm, value: Callable[["Run"], float]) -> Spread:
+        """Return a number's mean over an arm's runs."""
+        return Spread.of([value(run) for run in self.runs[arm]])
+
+    def change(self, arm: Arm, against: Arm, value: Callable[["Run"], float]) -> Spread:
+        """Return what an arm changes of a number, runs of the same seed compared."""
+        others = {run.seed: run for run in self.runs[against]}
+        pairs = [(run, others[run.seed]) for run in self.runs[arm] if run.seed in others]
+        return Spread.of([value(one) - value(other) for one, other in pairs])
+
+
+def share(rate: Rate) -> str:
+    """Return a share and its interval in percent."""
+    part = rate.count / max(1, rate.total)
+    return f"{part:.0%} ({rate.low:.0%} to {rate.high:.0%})"
