@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from medbreach.cli.audit import DEVICE
+from medbreach.cli.published import show, tell
 from medbreach.cli.verbosity import VERBOSE
 from medbreach.errors import PluginError
 
@@ -110,11 +111,7 @@ def dkfz(
     folder = out or Path("runs") / setting.title
     where = pick_device("auto" if device is None else device)
 
-    def tell(words: str) -> None:
-        click.echo(words, err=True)
-
-    click.echo(reproduce(setting, folder, where, tell))
-    click.echo(f"report: {folder / 'table.html'}", err=True)
+    show(reproduce(setting, folder, where, tell), folder)
 
 
 reproduce_command.add_command(dkfz, "dkfz_2d")

@@ -4,16 +4,18 @@ from pathlib import Path
 
 import click
 
+from medbreach.cli.published import OUT, folder_of, show, size_of, tell
+
 
 @click.command("feddetect")
 @click.option(
     "--data",
     default="",
     metavar="PATH",
-    help="The images: a folder of pictures with a subfolder a class, or an .npz file.  "
-    "[packaged dermoscopy patches]",
+    help="The images: a folder of pictures, with a subfolder a class if they have labels, or an "
+    ".npz file.  [packaged dermoscopy patches]",
 )
-@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Where to write.")
+@OUT
 @click.option("--quick", is_flag=True, help="Tiny networks and few rounds: minutes.")
 @click.option("--full", is_flag=True, help="The released numbers: days without a GPU.")
 @click.option("--seeds", type=click.IntRange(1, 100), help="Runs of each kind.  [by size]")
@@ -42,16 +44,9 @@ def reproduce_command(
     from medbreach_feddetect.reproduction.run import reproduce
     from medbreach_feddetect.reproduction.setting import FULL, NORMAL, QUICK, Setting
 
-    if quick and full:
-        raise click.UsageError("--quick and --full contradict: give one of them")
-    scale = QUICK if quick else FULL if full else NORMAL
+    size = size_of(quick, full)
+    scale = {"quick": QUICK, "normal": NORMAL, "full": FULL}[size]
     where = pick_device("auto" if device is None else device)
     setting = Setting(data, scale, seeds or scale.seeds, inception, where.type)
-    name = "-quick" if quick else "-full" if full else ""
-    folder = out or Path("runs") / f"feddetect{name}"
-
-    def tell(words: str) -> None:
-        click.echo(words, err=True)
-
-    click.echo(reproduce(setting, folder, tell))
-    click.echo(f"report: {folder / 'table.html'}", err=True)
+    folder = folder_of(out, "feddetect", data, size)
+    show(reproduce(setting, folder, tell), folder)

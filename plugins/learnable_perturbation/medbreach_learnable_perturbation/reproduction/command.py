@@ -4,6 +4,9 @@ from pathlib import Path
 
 import click
 
+from medbreach.cli.audit import DEVICE
+from medbreach.cli.published import OUT, folder_of, show, size_of, tell
+
 
 @click.command("learnable_perturbation")
 @click.option(
@@ -13,14 +16,14 @@ import click
     help="The images: a folder of pictures with a subfolder a class, or an .npz file.  "
     "[packaged dermoscopy patches]",
 )
-@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Where to write.")
+@OUT
 @click.option("--quick", is_flag=True, help="A small network, few variants: half an hour.")
 @click.option(
     "--full",
     is_flag=True,
     help="The published sizes: days, on a GPU too. The default takes hours without one.",
 )
-@click.option("--device", metavar="auto|cpu|cuda:N", help="Where to compute.  [auto]")
+@DEVICE
 def reproduce_command(
     data: str, out: Path | None, quick: bool, full: bool, device: str | None
 ) -> None:
@@ -33,15 +36,9 @@ def reproduce_command(
     from medbreach_learnable_perturbation.reproduction.run import reproduce
     from medbreach_learnable_perturbation.reproduction.setting import FULL, NORMAL, QUICK, Setting
 
-    if quick and full:
-        raise click.UsageError("--quick and --full contradict: give one of them")
-    setting = Setting(data, QUICK if quick else FULL if full else NORMAL)
-    name = "-quick" if quick else "-full" if full else ""
-    folder = out or Path("runs") / f"learnable_perturbation{name}"
+    size = size_of(quick, full)
+    setting = Setting(data, {"quick": QUICK, "normal": NORMAL, "full": FULL}[size])
+    folder = folder_of(out, "learnable_perturbation", data, size)
     where = pick_device("auto" if device is None else device)
 
-    def tell(words: str) -> None:
-        click.echo(words, err=True)
-
-    click.echo(reproduce(setting, folder, where, tell))
-    click.echo(f"report: {folder / 'table.html'}", err=True)
+    show(reproduce(setting, folder, where, tell), folder)
