@@ -7,10 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from medbreach.errors import ConfigError, DataError, RecordError
 from medbreach.statistics import wilson
-from medbreach_feddetect import FedDetect, FedDetectCalibrated
+from medbreach_feddetect import (
+    FedDetect,
+    FedDetectCalibrated,
+    Gan,
+    GanFederation,
+    Poisoning,
+    build,
+    write_setting,
+)
+from medbreach_feddetect.holdings import hold
 from medbreach_feddetect.learner import LAST, MEAN
 from medbreach_feddetect.reproduction import numbers
 from medbreach_feddetect.reproduction import run as carried_out
@@ -111,6 +121,41 @@ def test_every_rule_can_be_used_with_so_many_clients():
 def test_data_that_is_not_there(tmp_path):
     with pytest.raises(DataError, match="give a folder of pictures"):
         _ = Setting(str(tmp_path / "none")).images
+
+
+def pictures(folder, count, size=(32, 32)):
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    for k in range(count):
+        pixels = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{k}.png")
+    return folder
+
+
+def test_pictures_without_classes_are_dealt_too(tmp_path):
+    """The unconditional arms need no labels; the conditional one is left out."""
+    flat = Setting(str(pictures(tmp_path / "flat", 60, (40, 48))), TINY)
+    held = hold(flat.federation(ARMS[0], 0))
+    assert [tuple(own.images.shape[1:]) for own in held.clients] == [(3, 32, 32)] * 4
+    assert flat.conditional(True, 0) is None
+    for name in ("a", "b"):
+        pictures(tmp_path / "classes" / name, 30)
+    assert Setting(str(tmp_path / "classes"), TINY).conditional(True, 0).gan.classes == 2
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_played(tmp_path):
+    """What clients would fail on, each on its own, fails where the federation begins."""
+    images = Setting(str(pictures(tmp_path / "flat", 60)), TINY).images
+    (tmp_path / "trigger.png").write_text("no picture")
+    poisoning = Poisoning((0,), picture=tmp_path / "trigger.png")
+    for name, federation, words in (
+        ("labels", GanFederation(Gan(classes=2), images=images), "these images have no labels"),
+        ("trigger", GanFederation(Gan(), poisoning, images), "trigger.png"),
+    ):
+        write_setting(tmp_path / name, federation)
+        with pytest.raises(DataError, match=words):
+            run_federation(tmp_path / name, build, FedDetect(4), 2)
+        assert not (tmp_path / name / "rounds.jsonl").exists()
 
 
 @pytest.mark.parametrize(
@@ -290,8 +335,6 @@ def test_a_client_that_drops_out_is_told(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_federation_on_flower_is_that_of_the_loop(tmp_path):
     """The same numbers from Flower's processes as from this one."""
-    from medbreach_feddetect import build, write_setting
-
     federation = Setting(scale=TINY._replace(rounds=3)).federation(ARMS[1], 0)
     kept = {}
     for name, play in (("flower", run_federation), ("loop", on_a_loop)):

@@ -50,7 +50,8 @@ def downstream(
         seeds: Of the classifiers.
 
     Raises:
-        DataError: The GAN is not conditional, so that nobody knows what its images show.
+        DataError: The GAN is not conditional, so that nobody knows what its images show, or no
+            image of the public has a label.
     """
     classes = learner.setting.gan.classes
     if not classes:
@@ -63,6 +64,10 @@ def downstream(
     made = learner.samples(weights, len(real[1]), "downstream", real[1])
     both = (torch.cat([real[0], made]), torch.cat([real[1], real[1]]))
     public = held.public.labelled()
+    if not len(public.labels):
+        raise DataError(
+            "a classifier needs labelled images to be tested on, and none of the public's has one"
+        )
     steps = epochs * -(-len(real[1]) // BATCH)
     right = [
         torch.stack([_right(*images, public, classes, steps, seed) for seed in seeds]).mean(0)

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 import torch
 
-from medbreach.errors import ContractError, RecordError
+from medbreach.errors import ContractError, DataError, RecordError
 from medbreach.report.templates import style_sheet
 from medbreach.settings import plain
 from medbreach.storage import claimed, speaking_of, write_whole
@@ -198,5 +198,8 @@ def _worth(setting: Setting, folder: Path, tell: Tell) -> dict[bool, Downstream]
         weights = torch.load(place / "federation.pt", map_location="cpu", weights_only=True)
         learner = GanLearner(federation)
         epochs, seeds = setting.scale.classifier_epochs, range(setting.seeds)
-        found[attack] = downstream(learner, weights["weights"], epochs, seeds)
+        try:
+            found[attack] = downstream(learner, weights["weights"], epochs, seeds)
+        except DataError as error:
+            tell(f"{words} is not tried on a classifier: {error}")
     return found
