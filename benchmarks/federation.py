@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 
 def prepared(clients: int, rounds: int, epochs: int, folder: Path) -> Federation:
     """Return a federation of so many clients."""
-    made = prepare_federation(
+    return prepare_federation(
         [
             f"federation.clients={clients}",
             f"federation.rounds={rounds}",
@@ -34,8 +34,6 @@ def prepared(clients: int, rounds: int, epochs: int, folder: Path) -> Federation
         CPU,
         folder,
     )
-    made.open()
-    return made
 
 
 def loop(made: Federation, rounds: int) -> tuple[dict[str, torch.Tensor], list[float]]:
@@ -67,7 +65,10 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             made = prepared(clients, given.rounds, given.epochs, Path(folder) / "run")
             weights, alone = loop(made, given.rounds)
-            lines = run_federation(made.folder, build, made.rule(), given.rounds)
+            lines = run_federation(
+                made.folder, build, made.rule(), given.rounds, learner=made.learner,
+                claim=made.claim,
+            )  # fmt: skip
             kept = torch.load(made.folder / "federation.pt", weights_only=True)["weights"]
             same = all(torch.allclose(kept[n], w, atol=1e-6) for n, w in weights.items())
         later = [line.seconds for line in lines[2:]]

@@ -1,9 +1,13 @@
 """Whole federations on Flower."""
 
 import importlib
-from typing import TYPE_CHECKING, Any
+import os
+from typing import TYPE_CHECKING, Any, Final
 
 from medbreach import hookimpl
+
+TELEMETRY: Final = "FLWR_TELEMETRY_ENABLED"
+os.environ.setdefault(TELEMETRY, "0")  # Flower looks at it when it is imported, and sends without
 
 if TYPE_CHECKING:
     import click
@@ -19,9 +23,9 @@ if TYPE_CHECKING:
     from medbreach_federation.learner import Learner as Learner
     from medbreach_federation.learner import Result as Result
     from medbreach_federation.learner import Weights as Weights
+    from medbreach_federation.record import RoundLine as RoundLine
     from medbreach_federation.rule import Aggregate as Aggregate
     from medbreach_federation.rule import Rule as Rule
-    from medbreach_federation.runner import RoundLine as RoundLine
     from medbreach_federation.runner import run_federation as run_federation
     from medbreach_federation.strategy import Played as Played
 
@@ -39,7 +43,7 @@ _HOMES = {
     "Weights": "learner",
     "Aggregate": "rule",
     "Rule": "rule",
-    "RoundLine": "runner",
+    "RoundLine": "record",
     "run_federation": "runner",
     "Played": "strategy",
 }

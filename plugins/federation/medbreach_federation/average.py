@@ -1,4 +1,4 @@
-"""The mean of what clients send, and the rules that Flower has."""
+"""The mean of what clients send."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,22 +28,26 @@ class Mean(Rule):
         results: Mapping[int, Result],
     ) -> Aggregate:
         """Return the mean."""
-        del round, before
+        del round
         shares = {k: float(r.records) if self.by_records else 1.0 for k, r in results.items()}
-        return Aggregate(weighted_mean(results, shares))
+        return Aggregate(weighted_mean(results, shares, before))
 
 
-def weighted_mean(results: Mapping[int, Result], shares: Mapping[int, float]) -> dict[str, Tensor]:
+def weighted_mean(
+    results: Mapping[int, Result], shares: Mapping[int, float], likes: Weights | None = None
+) -> dict[str, Tensor]:
     """Return the mean of clients' weights, each client with its share; whole numbers are rounded.
 
     Args:
         results: What each client sent.
         shares: Of each client; they need not sum to one.
+        likes: Tensors of the names, shapes and types that are wanted; None for all of the first
+            client's.
     """
     total = sum(shares[k] for k in results)
-    first = next(iter(results.values())).weights
+    wanted = next(iter(results.values())).weights if likes is None else likes
     means = {}
-    for name, like in first.items():
+    for name, like in wanted.items():
         mean = sum(
             (shares[k] / total * r.weights[name].double() for k, r in results.items()),
             start=torch.zeros(like.shape, dtype=torch.float64),

@@ -1,5 +1,8 @@
 """Keeping rounds of a federation, to audit them afterwards."""
 
+from collections.abc import Collection
+from pathlib import Path
+
 from medbreach import captured
 from medbreach.errors import ConfigError
 from medbreach_federation.prepare import Federation
@@ -28,6 +31,22 @@ def rounds_in(text: str | None, rounds: int) -> frozenset[int]:
             )
         found.add(int(word))
     return frozenset(found)
+
+
+def check_capture(made: Federation, rounds: Collection[int]) -> None:
+    """Check that the rounds to capture are still to be played, or were captured.
+
+    Raises:
+        ConfigError: One was played without.
+        RecordError: The folder is damaged.
+    """
+    played = range(1, made.played() + 1)
+    missed = [k for k in sorted(rounds) if k in played and not _place(made, k).is_dir()]
+    if missed:
+        raise ConfigError(
+            f"--capture names rounds that {made.folder} has played without keeping them "
+            f"({', '.join(map(str, missed))}): name later ones, or choose another --out"
+        )
 
 
 def capture(made: Federation, played: Played) -> None:
@@ -63,4 +82,8 @@ def capture(made: Federation, played: Played) -> None:
         "trained": [name for name, p in network.named_parameters() if p.requires_grad],
     }
     returned = {client: result.weights for client, result in played.results.items()}
-    captured.keep(made.folder / "captured" / f"round-{played.round}", facts, played.sent, returned)
+    captured.keep(_place(made, played.round), facts, played.sent, returned)
+
+
+def _place(made: Federation, number: int) -> Path:
+    return made.folder / "captured" / f"round-{number}"

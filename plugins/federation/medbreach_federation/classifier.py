@@ -25,6 +25,7 @@ from medbreach_federation.learner import Instruction, Learner, Result, Weights
 from medbreach_federation.memory import Memories
 from medbreach_federation.proximal import Proximal
 from medbreach_federation.setting import Setting
+from medbreach_federation.updates import applied, tied_in
 
 SETTING: Final = "setting.json"
 
@@ -32,7 +33,7 @@ SETTING: Final = "setting.json"
 class ClassifierLearner(Learner):
     """Trains a case's network as `medbreach.round` does, and tests it on the public's patients.
 
-    What is sent are parameters and buffers. Defenses act as in an audit, with what they keep in
+    What is sent is the network's state dict. Defenses act as in an audit, with what they keep in
     the client's memory.
 
     Attributes:
@@ -67,8 +68,9 @@ class ClassifierLearner(Learner):
 
     @property
     def buffers(self) -> frozenset[str]:
-        """Names of what is sent and not trained."""
-        return frozenset(name for name, _ in self.network.named_buffers())
+        """Names of what is sent and no parameter."""
+        parameters = {name for name, _ in self.network.named_parameters(remove_duplicate=False)}
+        return frozenset(_tensors(self.network)) - parameters
 
     def first(self) -> Weights:
         """Return the first round's weights and buffers."""
@@ -90,15 +92,7 @@ class ClassifierLearner(Learner):
         if self.setting.strategy == "fedprox":
             stack = [*stack, Proximal(self.setting.proximal_mu, instruction.weights)]
         update = trainer(self._case, stack)(task)
-        sent = {
-            name: instruction.weights[name] + change.to(instruction.weights[name])
-            for name, change in update.change.items()
-        }
-        buffers = update.buffers or {}
-        weights = {
-            name: sent[name] if name in sent else buffers.get(name, tensor).to(tensor)
-            for name, tensor in instruction.weights.items()
-        }
+        weights = applied(update, instruction.weights, tied_in(self.network))
         count = len(task.batch.labels) if update.count is None else update.count
         return Result(weights, count, memory=task.memory)
 
@@ -141,8 +135,10 @@ class ClassifierLearner(Learner):
     def _in_use(self, round: int, weights: Weights) -> list[nn.Module]:
         network = self.network_with(weights)
         changing = [d for d in self.defenses if type(d).deploy is not Defense.deploy]
+        if not changing:
+            return [network]
         memories = [self._memories.before(k, round + 1) for k in range(self.clients)]
-        if not changing or not any(memories):
+        if not any(memories):
             return [network]
         networks = []
         for k, memory in enumerate(memories):
@@ -164,4 +160,6 @@ def build(folder: Path) -> ClassifierLearner:
 
 
 def _tensors(network: nn.Module) -> dict[str, Tensor]:
-    return {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    """Return what a network's state dict has, sharing its memory."""
+    state = network.state_dict()
+    return {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}

@@ -12,7 +12,7 @@ from medbreach.cli.console import waiting
 from medbreach.cli.verbosity import VERBOSE
 
 if TYPE_CHECKING:
-    from medbreach_federation.runner import RoundLine
+    from medbreach_federation.record import RoundLine
     from medbreach_federation.strategy import Played
 
 
@@ -60,12 +60,12 @@ def federate_command(
     greater federation.rounds it is trained further.
     """
     from medbreach.devices import pick_device
-    from medbreach_federation.capture import capture, rounds_in
+    from medbreach_federation.capture import capture, check_capture, rounds_in
     from medbreach_federation.classifier import build
     from medbreach_federation.cluster import Cluster
     from medbreach_federation.prepare import prepare_federation
     from medbreach_federation.runner import run_federation
-    from medbreach_federation.tables import as_text, write_weights
+    from medbreach_federation.tables import as_text
 
     where = pick_device("auto" if device is None else device)
     cluster = Cluster(ray or "", processes, gpus)
@@ -74,7 +74,8 @@ def federate_command(
         made = prepare_federation(settings, where, out, cases=cases, network=user_network(model))
     setting = made.setting
     rounds = rounds_in(wanted, setting.rounds)
-    made.open()
+    made.check()
+    check_capture(made, rounds)
 
     def keep(played: "Played") -> None:
         if played.round in rounds:
@@ -92,11 +93,12 @@ def federate_command(
             keep=keep,
             timeout=setting.timeout,
             cluster=cluster,
+            learner=made.learner,
+            claim=made.claim,
         )
     except KeyboardInterrupt:
         click.echo("\nstopped; give the same command again to go on", err=True)
         return Exit.STOPPED
-    write_weights(made.folder)
     click.echo(as_text(made, lines))
     return 0
 

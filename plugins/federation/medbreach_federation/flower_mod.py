@@ -2,7 +2,6 @@
 
 import io
 import logging
-import math
 import secrets
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
@@ -23,7 +22,6 @@ from flwr.serverapp.strategy import Strategy
 from torch import Tensor, nn
 
 from medbreach import (
-    Change,
     ClientTask,
     ConfigError,
     Defense,
@@ -36,10 +34,11 @@ from medbreach.components import is_finite, no_others
 from medbreach.errors import ContractError
 from medbreach.plan import conflict_in
 from medbreach.round import aggregated, defended
+from medbreach_federation.updates import applied, checked_count, update_of
 
 log = logging.getLogger(__name__)
 
-STATE: Final = "medbreach"
+REMEMBERED: Final = "medbreach"
 BUFFERS: Final = ("running_mean", "running_var", "num_batches_tracked")  # BatchNorm's
 NOT_ON_UPDATES: Final = {
     "remodel": "changes the network",
@@ -100,13 +99,12 @@ class DefenseMod:
         reply = app(message, context)
         if reply.has_error():
             return reply
-        after = _arrays(reply.content, "the client's reply")
         update = _update(reply.content, before, self._trained, self._counted_by)
         memory, rounds = _remembered(context)
         task = _task(update, self._rng(context, rounds), memory)
         sent = defended(_done(update, task), self._defenses)(task)
         _remember(context, memory, rounds + 1)
-        _put(reply.content, _weights(sent, before, after))
+        _put(reply.content, applied(sent, before))
         return reply
 
     def _rng(self, context: Context, rounds: int) -> torch.Generator:
@@ -183,7 +181,7 @@ class DefendedStrategy(Strategy):
             ContractError: It is not finite, or no such reply.
         """
         update = _update(content, self._before, self._trained, self._counted_by)
-        if not all(map(is_finite, update.change.values())):
+        if not all(map(is_finite, (*update.change.values(), *(update.buffers or {}).values()))):
             raise ContractError("the client's reply is not finite")
         return update
 
@@ -196,7 +194,7 @@ class DefendedStrategy(Strategy):
         left = []
         for reply, update in zip(replies, updates, strict=False):
             content = reply.content
-            _put(content, _weights(update, self._before, _arrays(content, "a client's reply")))
+            _put(content, applied(update, self._before))
             if fewer:  # what this client measured may not be of this update
                 (name,) = content.metric_records
                 content[name] = MetricRecord({self._counted_by: update.count or 1})
@@ -299,12 +297,8 @@ def _update(
     after = _arrays(content, "the client's reply")
     if {n: t.shape for n, t in after.items()} != {n: t.shape for n, t in before.items()}:
         raise ContractError("the client's reply has arrays of other names or shapes than it got")
-    return Update(
-        {name: after[name] - t for name, t in before.items() if trained(name, t)},
-        Change.DIFFERENCE,
-        buffers={name: after[name] for name, t in before.items() if not trained(name, t)},
-        count=_count(content, counted_by),
-    )
+    names = [name for name, tensor in before.items() if trained(name, tensor)]
+    return update_of(before, after, names, _count(content, counted_by))
 
 
 def _count(content: RecordDict, counted_by: str) -> int:
@@ -314,28 +308,11 @@ def _count(content: RecordDict, counted_by: str) -> int:
         ContractError: It says none, or no such number.
     """
     told = [m[counted_by] for m in content.metric_records.values() if counted_by in m]
-    match told:
-        case [int() | float() as count] if math.isfinite(count) and count > 0:
-            return math.ceil(count)
-        case []:
-            raise ContractError(
-                f"the client's reply must say {counted_by} in its metrics: name another in "
-                "counted_by"
-            )
-    raise ContractError(f"the client's {counted_by} must be a positive number, got {told}")
-
-
-def _weights(
-    update: Update, before: Mapping[str, Tensor], after: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """Return the arrays that an update leads to."""
-    buffers = update.buffers or {}
-    return {
-        name: like + update.change[name].to(like)
-        if name in update.change
-        else buffers.get(name, after[name]).to(like)
-        for name, like in before.items()
-    }
+    if not told:
+        raise ContractError(
+            f"the client's reply must say {counted_by} in its metrics: name another in counted_by"
+        )
+    return checked_count(told[0] if len(told) == 1 else told, counted_by)
 
 
 def _task(update: Update, rng: torch.Generator, memory: dict[str, Any]) -> ClientTask:
@@ -373,7 +350,7 @@ def _done(update: Update, task: ClientTask) -> LocalTraining:
 
 def _remembered(context: Context) -> tuple[dict[str, Any], int]:
     """Return what a client's defenses keep, and in how many rounds they took part."""
-    kept = context.state.config_records.get(STATE)
+    kept = context.state.config_records.get(REMEMBERED)
     if kept is None:
         return {}, 0
     packed, rounds = kept["memory"], kept["rounds"]
@@ -385,4 +362,4 @@ def _remembered(context: Context) -> tuple[dict[str, Any], int]:
 def _remember(context: Context, memory: Mapping[str, Any], rounds: int) -> None:
     stream = io.BytesIO()
     torch.save(dict(memory), stream)
-    context.state[STATE] = ConfigRecord({"memory": stream.getvalue(), "rounds": rounds})
+    context.state[REMEMBERED] = ConfigRecord({"memory": stream.getvalue(), "rounds": rounds})

@@ -24,13 +24,14 @@ class Strength(NamedTuple):
     Attributes:
         server_learning_rate: Of the server's steps, for the adaptive ones.
         malicious: How many clients may be malicious, for those of Krum's family.
-        selected: How many clients Multi-Krum takes the mean of.
+        selected: How many clients Multi-Krum takes the mean of; None for all that answer but the
+            malicious ones, n - f, as Blanchard et al. 2017 have it.
         trimmed: Share that the trimmed mean leaves out at each end.
     """
 
     server_learning_rate: float = 0.01
     malicious: int = 1
-    selected: int = 1
+    selected: int | None = None
     trimmed: float = 0.2
 
 
@@ -58,7 +59,7 @@ def _made(name: str, strength: Strength) -> Any:
         return flower.FedTrimmedAvg(beta=strength.trimmed, weighted_by_key=RECORDS)
     return flower.MultiKrum(
         num_malicious_nodes=strength.malicious,
-        num_nodes_to_select=1 if name == "krum" else strength.selected,
+        num_nodes_to_select=1,  # for Multi-Krum set in each round
         weighted_by_key=RECORDS,
     )
 
@@ -70,7 +71,8 @@ def _least(name: str, strength: Strength) -> int:
     1 / share clients trims nobody.
     """
     if name in OF_KRUM:
-        return max(2 * strength.malicious + 3, strength.selected)
+        selected = strength.selected if name == "multi_krum" else None
+        return max(2 * strength.malicious + 3, selected or 1)
     if name == "median":
         return 3
     if name == "trimmed_mean" and strength.trimmed > 0:
@@ -120,10 +122,15 @@ class FlowerRule(Rule):
             self._strategy.current_arrays = {
                 n: torch.zeros_like(t).numpy() for n, t in origin.items()
             }
+        if self.name == "multi_krum":
+            chosen = self.strength.selected or len(results) - self.strength.malicious
+            self._strategy.num_nodes_to_select = chosen
         replies = [_reply(result, origin) for result in results.values()]
         made, _ = self._strategy.aggregate_train(round, replies)
         changes: Mapping[str, Tensor] = made.to_torch_state_dict()
-        means = weighted_mean(results, {k: float(r.records) for k, r in results.items()})
+        shares = {k: float(r.records) for k, r in results.items()}
+        rest = {name: like for name, like in before.items() if name not in origin}
+        means = weighted_mean(results, shares, rest)
         weights = {
             name: (origin[name] + changes[name]).to(like.dtype) if name in origin else means[name]
             for name, like in before.items()

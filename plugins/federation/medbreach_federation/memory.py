@@ -31,8 +31,12 @@ class Memories:
         return kept
 
     def keep(self, client: int, round: int, memory: Mapping[str, Any]) -> None:
-        """Keep what a client has after a round."""
-        if not memory and not self._rounds(client):
+        """Keep what a client has after a round; not if it has a later round's already.
+
+        A client that is slower than the server waits ends a round when others are played.
+        """
+        known = self._rounds(client)
+        if (not memory and not known) or any(number > round for number in known):
             return
         stream = io.BytesIO()
         torch.save(dict(memory), stream)

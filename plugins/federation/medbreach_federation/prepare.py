@@ -1,7 +1,8 @@
 """From settings to a federation of classifiers that is ready to be played."""
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,22 +11,25 @@ import torch
 
 from medbreach import Defense, config
 from medbreach.encoding import encode
-from medbreach.errors import ConfigError, RecordError
+from medbreach.errors import ConfigError, InputError, RecordError
 from medbreach.models.user_network import UserNetwork
 from medbreach.round import vet
-from medbreach.session import digest, prepare
+from medbreach.session import Session, digest, prepare
 from medbreach.settings import build as built
 from medbreach.settings import plain
-from medbreach.storage import claimed, speaking_of, write_whole
+from medbreach.storage import LOCK, speaking_of, write_whole
 from medbreach.tradeoff.training import guarantees
 from medbreach.types import Guarantee
 from medbreach_federation.classifier import SETTING, ClassifierLearner
 from medbreach_federation.defended_rule import DefendedRule
 from medbreach_federation.flower_rule import FlowerRule
+from medbreach_federation.record import check_rounds, read_state
 from medbreach_federation.rule import Rule
-from medbreach_federation.setting import Setting
+from medbreach_federation.setting import USED_BY, Setting
 
 CASE = "case=dermoscopy_melanoma"
+WITHOUT_EFFECT = ("attack.", "audit.", "training.", "case.user.", "case.server.")
+FIRST_WEIGHTS = ("case.server.pretrained", "case.server.model_state")
 OF_THE_CASE = {"clients": "case.data.default_clients", "partition": "case.data.partition"}
 
 
@@ -64,21 +68,64 @@ class Federation:
         """Return what differential privacy the defenses give over the training."""
         return guarantees(self.learner.defenses, self.setting.training, self.learner.images.dealt)
 
-    def open(self) -> None:
-        """Make the folder, or go on with what it holds.
+    def played(self) -> int:
+        """Return how many rounds the folder has played.
 
         Raises:
-            RecordError: It holds something else.
+            RecordError: It is damaged.
         """
-        wanted = json.loads(json.dumps(encode(plain(self.identity))))
-        there = claimed(self.folder, SETTING, wanted)
-        if _to_go_on(there) != _to_go_on(wanted):
+        state = read_state(self.folder)
+        return 0 if state is None else state.round
+
+    def check(self) -> None:
+        """Check that the folder is free, or holds what this federation can go on with.
+
+        Raises:
+            RecordError: It holds something else, or more rounds than are asked for.
+        """
+        there = self._there()
+        if there is not None and _to_go_on(there) != _to_go_on(self._wanted):
             raise RecordError(
                 f"{self.folder} holds a federation of other settings: choose another --out"
             )
-        if there != wanted:  # more rounds, or another device
+        check_rounds(self.folder, self.played(), self.setting.rounds)
+
+    def claim(self) -> None:
+        """Put the settings into the folder, which no other process may write to meanwhile.
+
+        Raises:
+            RecordError: It holds something else, or more rounds, or cannot be written.
+        """
+        self.check()
+        if self._there() != self._wanted:  # nothing is there, or fewer rounds, or another device
             with speaking_of(self.folder):
-                write_whole(self.folder / SETTING, json.dumps(wanted, indent=1).encode())
+                content = json.dumps(self._wanted, indent=1).encode()
+                write_whole(self.folder / SETTING, content)
+
+    @property
+    def _wanted(self) -> Any:
+        """The identity as a file has it."""
+        return json.loads(json.dumps(encode(plain(self.identity))))
+
+    def _there(self) -> Any:
+        """Return the settings that the folder holds; None if it is empty.
+
+        Raises:
+            RecordError: It holds something else, or is damaged.
+        """
+        file = self.folder / SETTING
+        if file.is_file():
+            try:
+                return json.loads(file.read_text())
+            except ValueError as error:
+                raise RecordError(f"{file} is damaged: choose another --out") from error
+        with speaking_of(self.folder):
+            used = self.folder.exists() and (
+                not self.folder.is_dir() or any(f.name != LOCK for f in self.folder.iterdir())
+            )
+        if used:
+            raise RecordError(f"{self.folder} holds something else: choose another --out")
+        return None
 
 
 def _to_go_on(identity: dict[str, Any]) -> dict[str, Any]:
@@ -108,13 +155,27 @@ def prepare_federation(
         InputError: Something does not fit.
     """
     chosen, federation = _sorted(settings)
-    resolved = config.load(chosen, cases)
-    if len(resolved["stacks"]) != 1:
-        raise ConfigError(
-            "a federation has one stack of defenses: write defense=[a+b], or run one for each"
-        )
-    session = prepare(resolved, device, network)
-    setting = built(Setting, federation, "federation")
+    with _in_their_words(settings):
+        resolved = config.load(chosen, cases)
+        if len(resolved["stacks"]) != 1:
+            raise ConfigError(
+                "a federation has one stack of defenses: write defense=[a+b], or run one for each"
+            )
+        session = prepare(resolved, device, network)
+        setting = built(Setting, federation, "federation")
+        _check_used(federation, setting.strategy)
+        return _checked(session, setting, resolved, device, folder, network)
+
+
+def _checked(
+    session: Session,
+    setting: Setting,
+    resolved: dict[str, Any],
+    device: torch.device,
+    folder: Path | None,
+    network: UserNetwork | None,
+) -> Federation:
+    """Return a federation whose clients have patients, and enough of them take part."""
     place = folder or Path("runs") / f"federation-{session.plan.case.name}"
     identity = {
         "settings": resolved,
@@ -140,17 +201,61 @@ def _sorted(settings: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
     chosen, own = ["case.user.num_data_points=1"], dict[str, Any]()
     if not any(text.partition("=")[0] == "case" for text in settings):
         chosen.append(CASE)
+    given: dict[str, str] = {}
     for text in settings:
         key, _, written = text.partition("=")
         section, _, name = key.partition(".")
-        if section in ("attack", "audit", "training") or key.startswith("case.user."):
+        if not _has_effect(key):
             raise ConfigError(f"{key} has no effect on a federation: leave it out")
+        meant = OF_THE_CASE.get(name, key) if section == "federation" else key
+        if meant in given and "federation" in (section, given[meant].partition(".")[0]):
+            also = "" if given[meant] == key else f": {given[meant]} is the same setting"
+            raise ConfigError(f"{key} is given twice{also}")
+        given[meant] = key
         if section != "federation":
             chosen.append(text)
         elif name in OF_THE_CASE:
-            chosen.append(f"{OF_THE_CASE[name]}={written}")
-        elif name in own:
-            raise ConfigError(f"{key} is given twice")
+            chosen.append(f"{meant}={written}")
         else:
             own[name] = config.value_of(f"case.{name}={written}")
     return chosen, own
+
+
+def _has_effect(key: str) -> bool:
+    """Return whether an audit's setting means something where whole rounds are trained."""
+    path = f"{key.replace('/', '.')}."
+    return key in FIRST_WEIGHTS or not path.startswith(WITHOUT_EFFECT)
+
+
+def _check_used(written: Collection[str], strategy: str) -> None:
+    """Check that the strategy uses the settings that were written.
+
+    Raises:
+        ConfigError: It does not use one.
+    """
+    for name in written:
+        users = USED_BY.get(name, (strategy,))
+        if strategy not in users:
+            raise ConfigError(
+                f"federation.{name} has no effect with federation.strategy={strategy}: leave it "
+                f"out, or take {' or '.join(users)}"
+            )
+
+
+@contextlib.contextmanager
+def _in_their_words(settings: Sequence[str]) -> Iterator[None]:
+    """Name ``federation.clients`` and ``.partition`` in errors, where they were written so.
+
+    Raises:
+        InputError: As it was, in these words.
+    """
+    keys = {text.partition("=")[0] for text in settings}
+    try:
+        yield
+    except InputError as error:
+        text = str(error)
+        for name, key in OF_THE_CASE.items():
+            if f"federation.{name}" in keys:
+                part, _, last = key.rpartition(".")
+                text = text.replace(f"{part}: {last}", key).replace(key, f"federation.{name}")
+        raise type(error)(text) from error

@@ -75,9 +75,14 @@ class Rule(ABC):
         Raises:
             ConfigError: There are fewer than the rule needs.
         """
-        taking_part = max(1, round(fraction * clients))
-        if taking_part < self.least:
+        number = taking_part(clients, fraction)
+        if number < self.least:
             raise ConfigError(
-                f"{self.title} needs {self.least} clients a round, and {taking_part} of {clients} "
+                f"{self.title} needs {self.least} clients a round, and {number} of {clients} "
                 "take part: raise the number of clients or the fraction"
             )
+
+
+def taking_part(clients: int, fraction: float) -> int:
+    """Return how many of so many clients take part in a round."""
+    return max(1, round(fraction * clients))

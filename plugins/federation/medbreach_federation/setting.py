@@ -1,15 +1,25 @@
 """What a federation of classifiers is, as plain settings."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
 
 from medbreach.tradeoff.training import Training
-from medbreach_federation.flower_rule import Strength
+from medbreach_federation.flower_rule import ADAPTIVE, OF_KRUM, Strength
 
 Strategy = Literal[
     "fedavg", "fedprox", "fedadam", "fedyogi", "fedadagrad", "median", "trimmed_mean", "krum",
     "multi_krum",
 ]  # fmt: skip
+
+USED_BY: Final[Mapping[str, tuple[str, ...]]] = {
+    "proximal_mu": ("fedprox",),
+    "server_learning_rate": tuple(ADAPTIVE),
+    "malicious": OF_KRUM,
+    "selected": ("multi_krum",),
+    "trimmed": ("trimmed_mean",),
+}
+"""Settings that only some strategies use."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +40,11 @@ class Setting:
             2020, arXiv:1812.06127); the default is ours.
         server_learning_rate: Of ``fedadam``, ``fedyogi`` and ``fedadagrad``.
         malicious: Of ``krum`` and ``multi_krum``: how many clients may be malicious.
-        selected: Of ``multi_krum``: of how many clients the mean is taken.
+        selected: Of ``multi_krum``: of how many clients the mean is taken; null: of all that answer
+            but ``malicious``.
         trimmed: Of ``trimmed_mean``: share of the clients that is left out at each end.
         seed: Chooses patients, first weights, clients of each round, and batches.
-        timeout: Seconds that a round waits for its clients.
+        timeout: Seconds that a client may take in a round, the start of its process included.
     """
 
     rounds: int = 10
@@ -46,7 +57,7 @@ class Setting:
     proximal_mu: float = 0.1
     server_learning_rate: float = 0.01
     malicious: int = 1
-    selected: int = 1
+    selected: int | None = None
     trimmed: float = 0.2
     seed: int = 0
     timeout: float = 3600.0
@@ -60,8 +71,9 @@ class Setting:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("server_learning_rate", "selected", "timeout"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be positive, got {value}")
         if not 0 <= self.trimmed < 0.5:
             raise ValueError(f"trimmed must lie from 0 to below 0.5, got {self.trimmed}")
         _ = self.training  # checks the rest

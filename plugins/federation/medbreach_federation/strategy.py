@@ -2,10 +2,11 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
@@ -23,18 +24,9 @@ from medbreach_federation.client import (
     weights_in,
 )
 from medbreach_federation.learner import Result, Weights
-from medbreach_federation.rule import Aggregate, Rule
+from medbreach_federation.rule import Aggregate, Rule, taking_part
 from medbreach_federation.stoppable import POLL
-
-DEATH = ("ActorDied", "ActorUnavailable", "RayActorError", "WorkerCrashed")  # Ray's words for it
-
-
-class WorkerDied(Exception):  # noqa: N818 - an event that the federation survives
-    """A process that plays clients died; the clients are those that it may have played."""
-
-    def __init__(self, clients: Iterable[int]) -> None:
-        self.clients = tuple(clients)
-        super().__init__(f"a process died that played clients {self.clients}")
+from medbreach_federation.updates import checked_count
 
 
 @dataclass(frozen=True)
@@ -61,8 +53,8 @@ class Rounds(Strategy):
     """Plays rounds: chooses clients by the seed, checks what they return, has the rule aggregate.
 
     What does not depend on the run: which clients take part, and the order in which the rule sees
-    them. A client that fails, does not answer in time, or returns other names or shapes or numbers
-    that are not finite is isolated: the round goes on without it.
+    them. A client that fails, does not answer in time, or returns other names, shapes or types,
+    numbers that are not finite, or no number of records is isolated: the round goes on without it.
 
     Attributes:
         rule: How new weights are made.
@@ -72,7 +64,6 @@ class Rounds(Strategy):
         done: Rounds that were played before.
         weights: The federation's weights.
         after: Is told of each round.
-        barred: Clients that kill their process, by round.
     """
 
     rule: Rule
@@ -82,7 +73,6 @@ class Rounds(Strategy):
     done: int
     weights: Weights
     after: Callable[[Played], None]
-    barred: Mapping[int, frozenset[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._nodes: dict[int, int] = {}  # Flower's node of each client
@@ -109,10 +99,9 @@ class Rounds(Strategy):
 
     def _drawn(self, number: int) -> list[int]:
         clients = sorted(self._nodes)
-        count = min(len(clients), max(self.rule.least, round(self.fraction * len(clients))))
         rng = Seeds(self.seed).stream(f"participants/{number}")
-        order = torch.randperm(len(clients), generator=rng)[:count].tolist()
-        return sorted({clients[k] for k in order} - self.barred.get(number, frozenset()))
+        order = torch.randperm(len(clients), generator=rng).tolist()
+        return sorted(clients[k] for k in order[: taking_part(len(clients), self.fraction)])
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -121,11 +110,9 @@ class Rounds(Strategy):
 
         Raises:
             ContractError: Too few clients are left for the rule, or what it makes is not finite.
-            WorkerDied: A process died under a client.
         """
         number = self.done + server_round
         results, isolated = self._sorted_out(replies)
-        isolated.update(dict.fromkeys(self.barred.get(number, ()), "its process died, twice"))
         if len(results) < self.rule.least:
             why = "; ".join(f"client {k}: {reason}" for k, reason in sorted(isolated.items()))
             raise ContractError(
@@ -146,20 +133,13 @@ class Rounds(Strategy):
         """Return the results that count, and why others do not, by client in order."""
         of_node = {node: client for client, node in self._nodes.items()}
         answered = {of_node[reply.metadata.src_node_id]: reply for reply in replies}
-        died = [k for k, r in answered.items() if r.has_error() and _killed(r)]
-        if died:
-            raise WorkerDied(sorted(died))
         results, isolated = {}, {}
         for client in sorted(self._sent):
             reply = answered.get(client)
-            problem = "it did not answer in time" if reply is None else _fault(reply)
-            if reply is not None and not problem:
-                result = _result(reply)
-                problem = unfit(result.weights, self._sent[client])
-                results[client] = result
-            if problem:
-                results.pop(client, None)
-                isolated[client] = problem
+            try:
+                results[client] = usable(reply, self._sent[client])
+            except ContractError as error:
+                isolated[client] = str(error)
         return results, isolated
 
     def configure_evaluate(
@@ -177,14 +157,44 @@ class Rounds(Strategy):
         """Say nothing: progress is told elsewhere."""
 
 
+def usable(reply: Message | None, wanted: Weights) -> Result:
+    """Return the result that a client's reply carries.
+
+    Args:
+        reply: What came; None for nothing in time.
+        wanted: What the client was sent.
+
+    Raises:
+        ContractError: It cannot stand beside the others'.
+    """
+    if reply is None:
+        raise ContractError("it did not answer in time")
+    if reply.has_error():
+        raise ContractError(_fault(reply))
+    try:
+        weights, measures = weights_in(reply.content), measures_in(reply.content)
+    except Exception as error:  # whatever a client may send
+        raise ContractError("it returned no weights and measures") from error
+    problem = unfit(weights, wanted)
+    if problem:
+        raise ContractError(problem)
+    if RECORDS not in measures:
+        raise ContractError(f"it did not say how many {RECORDS} it trained on")
+    return Result(weights, checked_count(measures.pop(RECORDS), RECORDS), measures)
+
+
 def unfit(weights: Weights, wanted: Weights) -> str:
     """Return why weights cannot stand beside those that were sent; empty if they can."""
     if list(weights) != list(wanted):
         return "it returned other tensors than it was sent"
     for name, tensor in weights.items():
-        if tensor.shape != wanted[name].shape:
-            shapes = f"{tuple(tensor.shape)} instead of {tuple(wanted[name].shape)}"
-            return f"it returned {name} of shape {shapes}"
+        like = wanted[name]
+        if tensor.shape != like.shape:
+            return (
+                f"it returned {name} of shape {tuple(tensor.shape)} instead of {tuple(like.shape)}"
+            )
+        if tensor.dtype != like.dtype:
+            return f"it returned {name} as {tensor.dtype} instead of {like.dtype}"
         if not is_finite(tensor):
             return f"it returned {name} with values that are not finite"
     return ""
@@ -202,27 +212,17 @@ def _clients(grid: Grid, expected: int) -> dict[int, int]:
     found = {}
     for reply in grid.send_and_receive(asked):
         if reply.has_error():
-            why = "its process died" if _killed(reply) else _fault(reply)
-            raise ContractError(f"a client cannot be asked for its number: {why}")
+            raise ContractError(f"a client cannot be asked for its number: {_fault(reply)}")
         record = reply.content[CLIENT]
         assert isinstance(record, MetricRecord)
         found[int(record[CLIENT])] = reply.metadata.src_node_id  # type: ignore[arg-type]
     return found
 
 
-def _result(reply: Message) -> Result:
-    measures = measures_in(reply.content)
-    return Result(weights_in(reply.content), int(measures.pop(RECORDS)), measures)
-
-
-def _killed(reply: Message) -> bool:
-    return any(word in str(reply.error.reason) for word in DEATH)
-
-
 def _fault(reply: Message) -> str:
-    """Return a client's error in a line; empty if it has none."""
-    if not reply.has_error():
-        return ""
+    """Return a client's error in a line."""
     words = " ".join(str(reply.error.reason).split())
+    if reply.error.code == ErrorCode.NODE_UNAVAILABLE:
+        return words
     said = words.rpartition("Message: ")[2].removesuffix("'>")
     return f"it failed: {said or 'no reason given'}"[:300]

@@ -1,21 +1,15 @@
 """What a federation came to, as text."""
 
-import io
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
-import torch
-
 from medbreach.report.phrasing import in_columns
-from medbreach.storage import speaking_of, write_whole
 from medbreach_federation.prepare import Federation
-from medbreach_federation.runner import STATE, RoundLine
+from medbreach_federation.record import WEIGHTS, RoundLine
 
 WIDTH: Final = 110
 ROWS: Final = 12
-WEIGHTS: Final = "weights.pt"
 
 
 def as_text(made: Federation, lines: Sequence[RoundLine]) -> str:
@@ -64,12 +58,3 @@ def _spread(lines: Sequence[RoundLine]) -> list[RoundLine]:
     if len(lines) <= ROWS:
         return list(lines)
     return [lines[round(k * (len(lines) - 1) / (ROWS - 1))] for k in range(ROWS)]
-
-
-def write_weights(folder: Path) -> None:
-    """Write the federation's weights where ``case.weights=`` can take them."""
-    kept = torch.load(folder / STATE, map_location="cpu", weights_only=True)
-    stream = io.BytesIO()
-    torch.save(kept["weights"], stream)
-    with speaking_of(folder):
-        write_whole(folder / WEIGHTS, stream.getvalue())

@@ -105,7 +105,7 @@ def test_a_damaged_folder_is_told(tmp_path):
 
 
 def test_a_folder_that_another_process_writes_to(tmp_path, monkeypatch):
-    monkeypatch.setattr("medbreach_federation.runner.PATIENCE", 0.3)
+    monkeypatch.setattr("medbreach_federation.record.PATIENCE", 0.3)
     folder = federation(tmp_path / "run")
     with (
         locked(folder),

@@ -17,7 +17,7 @@ from medbreach_federation.defended_rule import DefendedRule
 from medbreach_federation.memory import Memories
 from medbreach_federation.prepare import prepare_federation
 from medbreach_federation.proximal import Proximal
-from medbreach_federation.runner import RoundLine
+from medbreach_federation.record import RoundLine
 from medbreach_federation.setting import Setting
 from medbreach_federation.strategy import unfit
 
@@ -124,7 +124,7 @@ def test_settings_that_cannot_be(values, sentence):
         (["case.user.num_data_points=3"], "case.user.num_data_points has no effect"),
         (["federation.rounds=1", "federation.rounds=2"], "is given twice"),
         (["defense=[none,example_sign]"], "one stack of defenses"),
-        (["federation.clients=0"], "default_clients must be at least 1"),
+        (["federation.clients=0"], "federation.clients must be at least 1"),
         (["federation.strategy=krum"], "krum needs 5 clients a round, and 4 of 4 take part"),
     ],
 )

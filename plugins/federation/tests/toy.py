@@ -46,7 +46,7 @@ class Pull(Learner):
         if fault == "raise":
             raise RuntimeError("no such scanner")
         if fault == "sleep":
-            time.sleep(60)
+            time.sleep(600)
         once = self._folder / f"killed-{client}-{number}"
         if fault == "die" or (fault == "die once" and not once.exists()):
             once.touch()

@@ -1,0 +1,92 @@
+"""Flower's way to Ray, made to survive clients that die and clients that never answer."""
+
+from typing import Any, Final
+
+import ray
+from flwr.app import Context, Error, Message
+from flwr.common.constant import PARTITION_ID_KEY, ErrorCode
+from flwr.server.superlink.fleet.vce.backend.raybackend import RayBackend
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+
+LIMITS: Final = "limits"
+TIMEOUT: Final = "timeout"
+LATE: Final = "it did not answer in time"
+DIED: Final = "its process died, twice"
+
+
+class EnduringBackend(RayBackend):
+    """Gives each client a process that works, and takes it away from one that does not answer.
+
+    Flower's own hands a process that died to the next client, who fails for it, and waits for one
+    that hangs. Here a client whose process dies is played once more, in a process that nobody else
+    used, so that a second death is its own. One that does not answer in time loses its process; the
+    time counts from when the process is given to it. The others get fresh processes.
+
+    Args:
+        backend_config: As Flower's, with ``limits.timeout``: seconds that a client may take.
+    """
+
+    def __init__(self, backend_config: Any) -> None:
+        super().__init__(backend_config)
+        self._timeout = float(backend_config[LIMITS][TIMEOUT])
+        self._actors: list[Any] = []
+        self._over = False
+
+    def build(self, app_fn: Any) -> None:
+        """Start the processes."""
+        super().build(app_fn)
+        assert self.pool is not None
+        self._actors = list(self.pool.pool)
+
+    def process_message(self, message: Message, context: Context) -> tuple[Message, Context]:
+        """Return a client's reply and its context, or an error that says why there is none.
+
+        Raises:
+            Exception: The client's own, as Ray hands it on.
+        """
+        assert self.pool is not None
+        idle: list[Any] = self.pool.pool
+        actor = idle.pop()
+        for last in (False, True):
+            client = str(context.node_config[PARTITION_ID_KEY])
+            try:
+                asked = actor.run.remote(self.app_fn, message, client, context)
+                _, reply, updated = ray.get(asked, timeout=self._timeout)
+            except GetTimeoutError:
+                idle.append(self._instead_of(actor))
+                return _without_reply(message, LATE), context
+            except RayTaskError:
+                idle.append(actor)
+                raise
+            except RayError:  # the process died, or was killed for its memory
+                if self._over:
+                    raise
+                actor = self._instead_of(actor)
+                if last:
+                    idle.append(actor)
+                continue
+            idle.append(actor)
+            return reply, updated
+        return _without_reply(message, DIED), context
+
+    def terminate(self) -> None:
+        """End all processes, also those that are at work: somebody may wait for them."""
+        self._over = True
+        for actor in self._actors:
+            ray.kill(actor)
+        if self.pool is not None:
+            self.pool.pool.clear()
+        super().terminate()
+
+    def _instead_of(self, actor: Any) -> Any:
+        """End a process; return a fresh one."""
+        pool: Any = self.pool
+        ray.kill(actor)
+        self._actors.remove(actor)
+        fresh = pool.create_actor_fn()
+        self._actors.append(fresh)
+        return fresh
+
+
+def _without_reply(message: Message, why: str) -> Message:
+    return Message(Error(ErrorCode.NODE_UNAVAILABLE, why), reply_to=message)

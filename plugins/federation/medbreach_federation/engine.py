@@ -1,0 +1,76 @@
+"""Flower's simulation engine: quiet, sending nothing, and surviving its clients."""
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from typing import Final
+
+from flwr.clientapp import ClientApp
+from flwr.serverapp import ServerApp
+
+from medbreach_federation import TELEMETRY
+from medbreach_federation.cluster import Cluster, speaking_of_engine
+
+SENDER: Final = "flwr.supercore.telemetry"
+
+
+def simulate(
+    server: ServerApp, app: ClientApp, clients: int, cluster: Cluster, timeout: float
+) -> None:
+    """Run a server and so many clients until the server is done.
+
+    Args:
+        server: What the server runs.
+        app: What each client runs.
+        clients: How many there are.
+        cluster: Where they are played.
+        timeout: Seconds that a client may take for a message.
+
+    Raises:
+        ContractError: Ray does not run.
+    """
+    with quiet():
+        from flwr.simulation import run_simulation
+
+        from medbreach_federation.backend import LIMITS, TIMEOUT
+
+        config = {**cluster.backend, LIMITS: {TIMEOUT: timeout}}
+        with speaking_of_engine(), _enduring():
+            run_simulation(server, app, clients, backend_config=config)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Flower and Ray from writing to the console and from sending usage numbers.
+
+    Flower looks at its environment variable when it is imported, which may have been before this
+    package was.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what later versions do
+    if SENDER in sys.modules:
+        setattr(sys.modules[SENDER], TELEMETRY, os.environ.setdefault(TELEMETRY, "0"))
+    logger = logging.getLogger("flwr")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+@contextlib.contextmanager
+def _enduring() -> Iterator[None]:
+    """Have Flower, which knows one way to Ray by name, take ours."""
+    from flwr.server.superlink.fleet.vce.backend import raybackend
+
+    from medbreach_federation.backend import EnduringBackend
+
+    before = raybackend.RayBackend
+    raybackend.RayBackend = EnduringBackend  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        raybackend.RayBackend = before  # type: ignore[misc]
