@@ -4,7 +4,8 @@ Losses of a GAN's clients have heavy tails, drift, depend on the rounds before, 
 clients have higher losses than others all the time. So a client is compared with the spread of the
 other clients, not with the noise of rounds, and it has to stand out in two blocks of rounds that do
 not overlap: what lasts is told from what passes by. The threshold is the highest of several
-simulated worlds without any attack. All of it is ours.
+simulated worlds without any attack. Who has benign runs of his own needs no such detour: there a
+client's lead over the others is compared with the leads in these runs. All of it is ours.
 """
 
 import functools
@@ -50,7 +51,24 @@ def excess(history: Sequence[Sequence[float]], scale: Scale = "logarithmic") -> 
     return [float(one) for one in value]
 
 
-def maxima(losses: Array, warm_up: int, scale: Scale = "logarithmic") -> list[float]:
+def lead(history: Sequence[Sequence[float]], scale: Scale = "logarithmic") -> list[float]:
+    """Return how far each client's losses lead the others', whatever the others' spread.
+
+    For the last half of the rounds so far: each client's mean on the scale less the others'. Where
+    several clients may be malicious at once, the highest others are left out.
+
+    Args:
+        history: Losses of each client, a row a round.
+        scale: On which they are compared.
+
+    >>> [round(one, 2) for one in lead([[5.0, 5.0, 5.0, 6.0]] * 8, "plain")]
+    [-0.33, -0.33, -0.33, 1.0]
+    """
+    value: Array = _leads(np.array(history, dtype=float)[None], len(history) - 1, scale)[0, 0]
+    return [float(one) for one in value]
+
+
+def highest_excess(losses: Array, warm_up: int, scale: Scale = "logarithmic") -> list[float]:
     """Return each client's highest excess in any round after the warm-up.
 
     Args:
@@ -58,13 +76,12 @@ def maxima(losses: Array, warm_up: int, scale: Scale = "logarithmic") -> list[fl
         warm_up: Rounds without detection.
         scale: On which losses are compared.
     """
-    table = np.asarray(losses, dtype=float)[None]
-    return [float(one) for one in _maxima(table, warm_up, scale)[0]]
+    return _highest(_excesses, losses, warm_up, scale)
 
 
-def run_maximum(losses: Array, warm_up: int, scale: Scale = "logarithmic") -> float:
-    """Return the highest excess of any client in any round after the warm-up; see `maxima`."""
-    return max(maxima(losses, warm_up, scale))
+def highest_lead(losses: Array, warm_up: int, scale: Scale = "logarithmic") -> list[float]:
+    """Return each client's highest lead in any round after the warm-up; see `highest_excess`."""
+    return _highest(_leads, losses, warm_up, scale)
 
 
 @functools.lru_cache(maxsize=32)
@@ -88,24 +105,28 @@ def threshold(
             for the rate.
     """
     check(clients, rate)
-    if rounds <= warm_up:
-        raise ConfigError(f"rounds must be more than the warm-up of {warm_up}, got {rounds}")
+    if rounds <= max(warm_up, FIRST - 1):
+        raise ConfigError(
+            f"rounds must be more than the warm-up of {max(warm_up, FIRST - 1)}, got {rounds}"
+        )
     found = []
     for number, world in enumerate(WORLDS.values()):
         rng = np.random.default_rng([clients, warm_up, rounds, number])
-        highest = _maxima(world(rng, runs, rounds, clients), warm_up).max(axis=1)
-        found.append(_quantile(highest, rate))
+        made = world(rng, runs, rounds, clients)
+        excesses = _excesses(made, max(warm_up, FIRST - 1), "logarithmic")
+        found.append(_quantile(excesses.max(axis=(1, 2)), rate))
     return max(found)
 
 
 def threshold_from_runs(
     runs: Sequence[Array], warm_up: int, rate: float = 0.05, scale: Scale = "logarithmic"
 ) -> float:
-    """Return a threshold from one's own benign runs, whatever their losses look like.
+    """Return a threshold of leads from one's own benign runs, whatever their losses look like.
 
     If the run to be watched is a further one of the same kind, with as many rounds and clients, it
     exceeds the threshold with a probability of at most ``rate`` (conformal prediction: its highest
-    excess is equally likely to have any rank among theirs).
+    lead is equally likely to have any rank among theirs). That needs no comparison with the spread
+    of a few other clients, so it finds more than `threshold`.
 
     Args:
         runs: Losses of each: a row a round, a column a client.
@@ -137,7 +158,7 @@ def threshold_from_runs(
         )
     if not np.isfinite(runs).all():
         raise ConfigError("benign runs must have finite losses only: leave out runs that diverged")
-    highest = sorted(run_maximum(run, warm_up, scale) for run in runs)
+    highest = sorted(max(highest_lead(run, warm_up, scale)) for run in runs)
     return highest[math.ceil((1 - rate) * (len(runs) + 1)) - 1]
 
 
@@ -169,30 +190,49 @@ def _quantile(values: Array, rate: float) -> float:
     return float(np.sort(values)[rank - 1])
 
 
-def _maxima(losses: Array, warm_up: int, scale: Scale = "logarithmic") -> Array:
-    """Return the highest excess after the warm-up, (run, client); losses: (run, round, client)."""
+def _highest(
+    score: Callable[[Array, int, Scale], Array], losses: Array, warm_up: int, scale: Scale
+) -> list[float]:
+    """Return each client's highest score in any round after the warm-up."""
     start = max(warm_up, FIRST - 1)
-    if losses.shape[1] <= start:
-        return np.full((len(losses), losses.shape[2]), -np.inf)
-    highest: Array = _excesses(losses, start, scale).max(axis=1)
-    return highest
+    table = np.asarray(losses, dtype=float)[None]
+    if table.shape[1] <= start:
+        return [-math.inf] * table.shape[2]
+    return [float(one) for one in score(table, start, scale)[0].max(axis=0)]
 
 
 def _excesses(losses: Array, start: int, scale: Scale) -> Array:
-    """Return each client's excess in the rounds from number ``start`` on, counted from zero."""
-    scaled = np.arcsinh(losses) if scale == "logarithmic" else losses
-    nothing = np.zeros_like(scaled[:, :1])
-    total = np.concatenate([nothing, np.cumsum(scaled, axis=1)], axis=1)
+    """Return each client's excess, (run, round, client), in the rounds from number ``start`` on."""
     ends = np.arange(start, losses.shape[1]) + 1
     quarters, halves = ends // 4, ends // 2
-    later = (total[:, ends] - total[:, halves]) / (ends - halves)[:, None]
-    earlier = (total[:, halves] - total[:, quarters]) / (halves - quarters)[:, None]
-    smaller: Array = np.minimum(_apart(later), _apart(earlier))
+    found = []
+    for begin, end in ((halves, ends), (quarters, halves)):
+        apart, spread = _against_others(_means(losses, begin, end, scale))
+        found.append(apart / spread)
+    smaller: Array = np.minimum(*found)
     return smaller
 
 
-def _apart(means: Array) -> Array:
-    """Return how far each client's mean is from the others', in their spread; clients come last."""
+def _leads(losses: Array, start: int, scale: Scale) -> Array:
+    """Return each client's lead, (run, round, client), in the rounds from number ``start`` on."""
+    ends = np.arange(start, losses.shape[1]) + 1
+    return _against_others(_means(losses, ends // 2, ends, scale))[0]
+
+
+def _means(losses: Array, begin: NDArray[np.int_], end: NDArray[np.int_], scale: Scale) -> Array:
+    """Return each client's mean on a scale over blocks of rounds, (run, block, client)."""
+    scaled = np.arcsinh(losses) if scale == "logarithmic" else losses
+    nothing = np.zeros_like(scaled[:, :1])
+    total = np.concatenate([nothing, np.cumsum(scaled, axis=1)], axis=1)
+    means: Array = (total[:, end] - total[:, begin]) / (end - begin)[:, None]
+    return means
+
+
+def _against_others(means: Array) -> tuple[Array, Array]:
+    """Return how far each client's mean is from the others', and their spread; clients come last.
+
+    Where several clients may be malicious at once, the highest others are left out.
+    """
     clients = means.shape[-1]
     compared = max(2, clients - max(1, clients // 2 - 1))
     order = np.sort(means, axis=-1)
@@ -208,8 +248,7 @@ def _apart(means: Array) -> Array:
     mean = total / count
     variance = np.maximum(square - count * mean**2, 0) / (count - 1)
     spread = np.sqrt(variance * (1 + 1 / count)) + TINY
-    apart: Array = (own - mean) / spread
-    return apart
+    return own - mean, spread
 
 
 def _moments(values: Array) -> tuple[Array, Array]:

@@ -6,7 +6,8 @@ from typing import Any, Final
 
 from medbreach import ConfigError
 from medbreach.errors import ContractError
-from medbreach_feddetect.calibration import Scale, excess, threshold
+from medbreach_feddetect.calibration import Scale, check, excess, threshold
+from medbreach_feddetect.calibration import lead as lead_of
 from medbreach_feddetect.forest import flagged_by_forest
 from medbreach_feddetect.learner import LAST, MEAN
 from medbreach_federation import Aggregate, Result, Rule, Weights, weighted_mean
@@ -155,8 +156,10 @@ class FedDetectCalibrated(FedDetect):
         decay: Base of the penalty.
         rate: Benign runs in which anybody is ever flagged, at most.
         rounds: Up to how many rounds that holds.
-        above: The threshold; None: simulated for ``rate``, see `calibration.threshold`. From benign
-            runs of one's own: `calibration.threshold_from_runs`.
+        above: The threshold; None: simulated for ``rate``, see `calibration.threshold`.
+        lead: From benign runs of one's own, `calibration.threshold_from_runs`: clients are flagged
+            in the rounds in which their `calibration.lead` is above it, and ``above`` does not
+            count.
         scale: On which losses are compared: ``logarithmic``, or ``plain`` for those of critics.
     """
 
@@ -170,19 +173,28 @@ class FedDetectCalibrated(FedDetect):
         rate: float = 0.05,
         rounds: int = 200,
         above: float | None = None,
+        lead: float | None = None,
         scale: Scale = "logarithmic",
     ) -> None:
         super().__init__(clients, warm_up, decay)
         self.scale: Scale = scale
-        self.above = threshold(clients, warm_up, rate, rounds) if above is None else above
-        self._excess: list[float] = []
+        check(clients, rate)
+        self.lead = lead
+        simulated = above is None and lead is None
+        self.above = threshold(clients, warm_up, rate, rounds) if simulated else above
+        self._scores: list[dict[str, float]] = []
 
     def suspects(self, losses: Sequence[float]) -> list[int]:
-        """Return the clients whose losses exceed the others' by more than the threshold."""
+        """Return the clients whose losses are above the others' by more than the threshold."""
         del losses
-        self._excess = excess(self.history, self.scale)
-        return [k for k, value in enumerate(self._excess) if value > self.above]
+        name, above = ("excess", self.above) if self.lead is None else ("lead", self.lead)
+        assert above is not None
+        pairs = zip(
+            excess(self.history, self.scale), lead_of(self.history, self.scale), strict=True
+        )
+        self._scores = [{"excess": one, "lead": other} for one, other in pairs]
+        return [k for k, scores in enumerate(self._scores) if scores[name] > above]
 
     def scores(self, client: int) -> dict[str, float]:
-        """Return how far a client's losses exceed the others'."""
-        return {"excess": self._excess[client]}
+        """Return how far a client's losses are above the others'."""
+        return self._scores[client]

@@ -6,7 +6,7 @@ import numpy as np
 
 from medbreach.statistics import wilson
 from medbreach.types import Rate
-from medbreach_feddetect.calibration import maxima, threshold_from_runs
+from medbreach_feddetect.calibration import highest_lead, threshold_from_runs
 from medbreach_feddetect.reproduction.findings import TRAINED, Findings, share
 from medbreach_feddetect.reproduction.numbers import (
     UNSEEN,
@@ -103,12 +103,12 @@ def _own_runs(found: Findings, loss: Loss) -> str:
     if len(calm) <= 1 / RATE - 1 or not attacked:
         return ""
     above = threshold_from_runs(calm, warm_up, RATE, scale)
-    hits = sum(maxima(run, warm_up, scale)[MALICIOUS] > above for run in attacked)
+    hits = sum(highest_lead(run, warm_up, scale)[MALICIOUS] > above for run in attacked)
     flagged = wilson(hits, len(attacked))
     alarms = 0
     for k, run in enumerate(calm):
         others = threshold_from_runs(calm[:k] + calm[k + 1 :], warm_up, RATE, scale)
-        alarms += max(maxima(run, warm_up, scale)) > others
+        alarms += max(highest_lead(run, warm_up, scale)) > others
     rate = wilson(alarms, len(calm))
     return (
         f"{TRAINED[loss]}, with a threshold from these {len(calm)} benign federations "

@@ -10,7 +10,7 @@ from scipy.stats import t as student
 
 from medbreach.statistics import wilson
 from medbreach.types import Rate
-from medbreach_feddetect.calibration import WORLDS, World, maxima, run_maximum, threshold, world
+from medbreach_feddetect.calibration import WORLDS, World, highest_excess, threshold, world
 from medbreach_feddetect.forest import flagged_by_forest
 from medbreach_feddetect.learner import MEAN
 from medbreach_feddetect.measures.of_round import FRECHET, KERNEL, SHOWN, measured
@@ -201,7 +201,9 @@ def simulated_alarms(warm_up: int, rounds: int) -> dict[str, Rate]:
     for number, (name, draw) in enumerate({**UNSEEN, **WORLDS}.items()):
         rng = np.random.default_rng([7, number])
         runs = draw(rng, SIMULATED, rounds, CLIENTS)
-        found[name] = wilson(sum(run_maximum(run, warm_up) > above for run in runs), SIMULATED)
+        found[name] = wilson(
+            sum(max(highest_excess(run, warm_up)) > above for run in runs), SIMULATED
+        )
     return found
 
 
@@ -217,7 +219,7 @@ def simulated_power(warm_up: int, rounds: int) -> dict[int, Rate]:
     for raised in RAISED:
         higher = runs.copy()
         higher[:, :, MALICIOUS] *= math.exp(raised)  # the deviation is 1 in these worlds
-        flagged = sum(maxima(run, warm_up)[MALICIOUS] > above for run in higher)
+        flagged = sum(highest_excess(run, warm_up)[MALICIOUS] > above for run in higher)
         found[raised] = wilson(flagged, SIMULATED)
     return found
 

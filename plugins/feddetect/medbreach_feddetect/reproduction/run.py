@@ -100,7 +100,7 @@ def replayed(rule: FedDetect, lines: Sequence[RoundLine]) -> list[RoundLine] | N
 def rounds_as_csv(runs: Sequence[Run]) -> str:
     """Return every client's numbers of every round as CSV."""
     names = ("generator_loss_last", "generator_loss", "discriminator_loss", "weight", "suspect",
-             "flagged", "excess")  # fmt: skip
+             "flagged", "excess", "lead")  # fmt: skip
     stream = io.StringIO()
     writer = csv.writer(stream)
     writer.writerow(("arm", "seed", "round", "client", *names))
