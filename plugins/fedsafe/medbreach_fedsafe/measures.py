@@ -1,8 +1,9 @@
 """How often adversarial images fool whom: self, others, and how many at once."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,35 +80,65 @@ def rates(answers: Answers, weights: Floats | None = None) -> dict[str, Floats]:
     }
 
 
-def estimate(seeds: Sequence[Answers]) -> dict[str, Interval]:
-    """Return each measure's mean over seeds with a 95 % bootstrap interval over patients.
+def strongest(attacks: Sequence[Answers]) -> Answers:
+    """Return the answers to whichever of several attacks on the same networks succeeds.
 
-    A measure that there is nothing to take a mean of is left out.
+    Of use for ``asr_self``: who attacks a network that he holds sees which attack succeeds.
     """
-    return _intervals(lambda weigh: _over_seeds(seeds, weigh), _patients(seeds))
+    attacked = attacks[0].attacked.copy()
+    for other in attacks[1:]:
+        failed = attacked == other.clean
+        attacked[failed] = other.attacked[failed]
+    return dataclasses.replace(attacks[0], attacked=attacked)
+
+
+def estimate(seeds: Sequence[Answers]) -> dict[str, Interval]:
+    """Return each measure's mean over seeds with a 95 % bootstrap interval.
+
+    Patients are drawn anew and, where there are several, seeds (the trainings). A measure that
+    there is nothing to take a mean of is left out.
+    """
+    return _intervals(lambda drawn: drawn.mean(seeds), [seeds])
 
 
 def change(with_it: Sequence[Answers], without: Sequence[Answers]) -> dict[str, Interval]:
-    """Return what a defense changes of each measure: the same patients are drawn for both."""
+    """Return what a defense changes of each measure; both sides have the same draws."""
 
-    def both(weigh: "Weigh") -> dict[str, Floats]:
-        a, b = _over_seeds(with_it, weigh), _over_seeds(without, weigh)
+    def difference(drawn: "_Drawn") -> dict[str, Floats]:
+        a, b = drawn.mean(with_it), drawn.mean(without)
         return {name: a[name] - b[name] for name in MEASURES}
 
-    return _intervals(both, _patients([*with_it, *without]))
+    return _intervals(difference, [with_it, without])
 
 
-Weigh = Callable[[Answers], Floats | None]
+class _Drawn(NamedTuple):
+    """How often each patient and each seed counts.
+
+    Attributes:
+        patients: Of each draw, by the patient's number; None for once each, in one row.
+        seeds: Of each draw, by how many seeds there are; seeds that are not there count once.
+    """
+
+    patients: Floats | None
+    seeds: Mapping[int, Floats]
+
+    def mean(self, seeds: Sequence[Answers]) -> dict[str, Floats]:
+        """Return each measure's mean over seeds, of each draw."""
+        counts = self.patients
+        found = [rates(s, None if counts is None else counts[:, s.patients]) for s in seeds]
+        times = self.seeds.get(len(seeds), np.ones((1, len(seeds))))
+        return {name: _mean(np.stack([r[name] for r in found], axis=1), times) for name in MEASURES}
 
 
 def _intervals(
-    values: Callable[[Weigh], Mapping[str, Floats]], patients: Ints
+    values: Callable[[_Drawn], Mapping[str, Floats]], sides: Sequence[Sequence[Answers]]
 ) -> dict[str, Interval]:
     rng = np.random.default_rng(0)
-    drawn = rng.multinomial(len(patients), np.full(len(patients), 1 / len(patients)), size=DRAWS)
+    patients = np.unique(np.concatenate([one.patients for side in sides for one in side]))
     counts = np.zeros((DRAWS, int(patients.max()) + 1))
-    counts[:, patients] = drawn
-    points, draws = values(lambda _: None), values(lambda one: counts[:, one.patients])
+    counts[:, patients] = _times(len(patients), rng)
+    seeds = {number: _times(number, rng) for number in sorted({len(side) for side in sides})}
+    points, draws = values(_Drawn(None, {})), values(_Drawn(counts, seeds))
     found = {}
     for name in MEASURES:
         usable = draws[name][np.isfinite(draws[name])]
@@ -117,13 +148,9 @@ def _intervals(
     return found
 
 
-def _over_seeds(seeds: Sequence[Answers], weigh: Weigh) -> dict[str, Floats]:
-    of_seed = [rates(one, weigh(one)) for one in seeds]
-    return {name: _mean(np.stack([r[name] for r in of_seed], axis=1)) for name in MEASURES}
-
-
-def _patients(seeds: Sequence[Answers]) -> Ints:
-    return np.unique(np.concatenate([one.patients for one in seeds]))
+def _times(many: int, rng: np.random.Generator) -> Floats:
+    """Return how often each of many is drawn, in each draw of as many."""
+    return rng.multinomial(many, np.full(many, 1 / many), size=DRAWS).astype(float)
 
 
 def _aatr(
@@ -146,7 +173,7 @@ def _ratio(over: Floats, under: Floats) -> Floats:
     return found
 
 
-def _mean(columns: Floats) -> Floats:
-    """Return each row's mean over what is there; NaN if nothing is."""
-    there = np.isfinite(columns)
-    return _ratio(np.where(there, columns, 0.0).sum(1), there.sum(1))
+def _mean(columns: Floats, times: Floats | None = None) -> Floats:
+    """Return each row's mean over what is there, each column so many times; NaN if nothing is."""
+    there = np.isfinite(columns) * (1.0 if times is None else times)
+    return _ratio((np.where(there > 0, columns, 0.0) * there).sum(1), there.sum(1))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from medbreach import Seeds
-from medbreach_federation import Aggregate, Result, Rule, Weights
+from medbreach_federation import Aggregate, Result, Rule, Weights, weighted_mean
 from medbreach_fedsafe.learner import ClassifierLearner
 from medbreach_fedsafe.noise import with_noise
 from medbreach_fedsafe.settings import FedSafe
@@ -19,6 +19,8 @@ from medbreach_fedsafe.training import Stopwatch, fit, load, trained_names, weig
 
 class FedSafeRule(Rule):
     """The plain mean of what clients send; what is sent back bears noise, another for each client.
+
+    Running statistics of normalisation layers are averaged like weights.
 
     From the second round on, and for what clients hold after the last one: with ``downlink`` each
     client is sent the mean with noise of its own, and with retraining that noisy network after it
@@ -83,7 +85,7 @@ class FedSafeRule(Rule):
         """Return the mean of what clients sent, each counting the same, retrained if asked for."""
         del before
         watch = Stopwatch(self._device)
-        weights: Weights = mean([result.weights for result in results.values()])
+        weights: Weights = weighted_mean(results, dict.fromkeys(results, 1.0))
         if self._settings.retraining.share and not self._settings.downlink:
             weights = self._retrained(weights, f"all/{round}")
         self.past.append(weights)
@@ -116,16 +118,3 @@ class FedSafeRule(Rule):
             rng=rng,
         )
         return weights_of(network)
-
-
-def mean(sent: list[Weights]) -> dict[str, Tensor]:
-    """Return the mean of each tensor; of counters, which have none, the greatest.
-
-    Running statistics of normalisation layers are averaged like weights.
-    """
-    return {
-        name: torch.stack([one[name] for one in sent]).mean(0)
-        if tensor.is_floating_point()
-        else torch.stack([one[name] for one in sent]).amax(0)
-        for name, tensor in sent[0].items()
-    }

@@ -42,6 +42,7 @@ class Retraining:
         learning_rate: Of SGD; published 0.02.
         attack: How they are made; published PGD of 6 steps of 0.005 in a ball of 0.03, in
             normalised space and not clamped. Here the same numbers are shares of the image's range.
+            It is the server's, so that it need not be the strongest there is.
     """
 
     share: float = 0.0
@@ -111,6 +112,7 @@ class Setup:
             others are for evaluation.
         device: Where to compute, as torch names it.
         fedsafe: What clients and server do.
+        images: What is different if an image of any role is; empty if nobody looked.
     """
 
     case: tuple[str, ...]
@@ -118,6 +120,7 @@ class Setup:
     pool_share: float = 0.5
     device: str = "cpu"
     fedsafe: FedSafe = NOISE_ALONE
+    images: str = ""
 
     def __post_init__(self) -> None:
         if not 0 < self.pool_share < 1:

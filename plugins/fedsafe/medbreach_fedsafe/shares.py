@@ -1,8 +1,9 @@
 """Whose images are whose: the clients', the server's for retraining, and those for evaluation."""
 
 import functools
+import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -92,13 +93,58 @@ class Shares:
         Raises:
             DataError: It holds no image.
         """
+        return self.pool.first(self.count_of(share))
+
+    def count_of(self, share: float) -> int:
+        """Return how many images a share of the pool has.
+
+        Raises:
+            DataError: None.
+        """
         count = round(share * len(self.roles.pool))
         if count < 1:
             raise DataError(
                 f"the retraining pool is too small: a share of {share:g} of its "
                 f"{len(self.roles.pool)} images is none; raise the share, or give more images"
             )
-        return self.pool.first(count)
+        return count
+
+    def fingerprint(self, known: MutableMapping[int, bytes]) -> str:
+        """Read every image of every role once; return what is different if anything of them is.
+
+        Args:
+            known: What was found of images before, by number; those are not read again.
+
+        Raises:
+            DataError: An image cannot be read.
+        """
+        whole = hashlib.sha256()
+        for index in self._used():
+            if index < 0:
+                whole.update(b"next role")
+                continue
+            if index not in known:
+                known[index] = hashlib.sha256(
+                    self.collection.image(index).numpy().tobytes()
+                ).digest()
+            entry = self.collection.entries[index]
+            whole.update(known[index] + f"{entry.label} {entry.patient}\n".encode())
+        return whole.hexdigest()[:16]
+
+    @property
+    def in_two_classes(self) -> list[str]:
+        """Patients who have images of more than one class."""
+        classes: dict[str, set[int]] = {}
+        for entry in self.collection.entries:
+            if entry.label is not None:
+                classes.setdefault(entry.patient, set()).add(entry.label)
+        return sorted(patient for patient, own in classes.items() if len(own) > 1)
+
+    def _used(self) -> Iterator[int]:
+        """Yield the number of each image in each role, and -1 after each role."""
+        for part in (*self.roles.clients, self.roles.pool, self.roles.test):
+            yield from part
+            yield -1
 
     def _part(self, name: str, indices: Sequence[int]) -> Labelled:
         if name not in self._read:

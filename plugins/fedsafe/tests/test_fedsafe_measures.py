@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from medbreach_fedsafe.measures import Answers, change, estimate, rates
+from medbreach_fedsafe.measures import Answers, change, estimate, rates, strongest
 
 # two clients, four images; client 0 is right on 0, 1, 2, client 1 on 0, 1, 3
 LABELS = np.array([0, 0, 1, 1])
@@ -84,3 +84,33 @@ def test_answers_that_do_not_fit():
         answers(sources=(0,))
     with pytest.raises(ValueError, match="4 answers but 3 labels"):
         Answers(LABELS[:3], np.arange(4), CLEAN, np.array([BY_0, BY_1]), (0, 1))
+
+
+def test_several_seeds_are_drawn_like_patients():
+    """Two trainings that differ: their luck is in the interval, however many patients there are."""
+    labels, people = np.zeros(500, dtype=int), np.arange(500)
+
+    def fooled(share):
+        attacked = (np.arange(500) < 500 * share).astype(int)[None, None]
+        return Answers(labels, people, np.zeros((1, 500), dtype=int), attacked, (0,))
+
+    low, high = fooled(0.2), fooled(0.8)
+    alone, both = estimate([low, low])["asr_self"], estimate([low, high])["asr_self"]
+    assert alone.high - alone.low < 0.1
+    assert both.value == pytest.approx(0.5)
+    assert both.low < 0.25
+    assert both.high > 0.75
+    apart = change([low, high], [high, high])["asr_self"]
+    assert apart.low < -0.5
+    assert apart.high > -0.1
+    paired = change([low, high], [low, high])["asr_self"]
+    assert paired == (0, 0, 0)
+
+
+def test_the_strongest_of_several_attacks():
+    """An image counts if either fools its network."""
+    one, other = answers(), answers(attacked=(BY_1, BY_0))
+    hits = [(rates_of.attacked != CLEAN) & (CLEAN == LABELS) for rates_of in (one, other)]
+    best = strongest([one, other])
+    assert np.array_equal((best.attacked != CLEAN) & (CLEAN == LABELS), hits[0] | hits[1])
+    assert float(rates(best)["asr_self"][0]) >= float(rates(one)["asr_self"][0])

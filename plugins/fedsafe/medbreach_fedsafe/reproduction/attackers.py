@@ -1,6 +1,8 @@
 """Who attacks which network of a federation that was trained, and what the networks answer."""
 
 import dataclasses
+import hashlib
+import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,16 +16,18 @@ from medbreach import Seeds
 from medbreach.storage import arrays_to_bytes, read_arrays, write_whole
 from medbreach_fedsafe.evasion import Evasion, predicted
 from medbreach_fedsafe.learner import ClassifierLearner
-from medbreach_fedsafe.measures import Answers
+from medbreach_fedsafe.measures import MEASURES, Answers
 from medbreach_fedsafe.noise import with_noise
-from medbreach_fedsafe.reproduction.setting import Scale, pgd
+from medbreach_fedsafe.reproduction.setting import Scale, pgd, published_pgd
 from medbreach_fedsafe.rule import FedSafeRule
 from medbreach_fedsafe.shares import Labelled
 
 OWN: Final = "own"
 GLOBAL: Final = "global"
 AVERAGED: Final = "averaged"
-Space = Literal["pixels", "normalised"]
+MAIN: Final = "PGD on the own network"
+FGSM: Final = "FGSM on the own network"
+CONTROL: Final = "signs at random (control)"
 METHODS: Final[tuple[Literal["pgd", "fgsm"], ...]] = ("pgd", "fgsm")
 NONE: Final = -1  # a source that is no client, in files
 
@@ -37,7 +41,7 @@ class Attacker(NamedTuple):
         knows: ``own``: each client's own network; ``averaged``: the same, and the gradient is
             averaged over noise like that between two clients (EOT); ``global``: the mean before
             noise, which only the server has.
-        past: Start from what this many past global networks add up to.
+        past: Start from what this many global networks before the last one add up to.
         draws: Draws of the noise, of ``averaged``.
     """
 
@@ -47,37 +51,55 @@ class Attacker(NamedTuple):
     past: int = 0
     draws: int = 0
 
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """What is told of it: of APGD, which returns a random start where it fails, self alone."""
+        return ("asr_self",) if self.evasion.method == "apgd" else MEASURES[1:]
+
+    @property
+    def white_box(self) -> bool:
+        """Whether it attacks the network that it is judged on, with its gradient."""
+        return self.knows != GLOBAL and self.evasion.method != "random"
+
+    def key(self, images: int) -> str:
+        """Return what is different wherever its answers on so many images may be."""
+        settings = (dataclasses.asdict(self.evasion), self.knows, self.past, self.draws, images)
+        return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
+
 
 def main_attackers(eps: float, scale: Scale) -> list[Attacker]:
-    """Return the attackers of the main table, the plain white-box one first."""
+    """Return the attackers of the main table, the plain white-box one first.
+
+    All but FGSM and the control go as many steps as the first.
+    """
     main = pgd(eps)
-    longer = dataclasses.replace(main, method="apgd", step=2 * eps, iterations=20)
     return [
-        Attacker("PGD on the own network", main),
-        Attacker("FGSM on the own network", dataclasses.replace(main, method="fgsm")),
-        Attacker("APGD on the own network, 20 steps", longer),
-        Attacker("the last 5 global networks first", main, past=5),
-        Attacker("the last 10 global networks first", main, past=10),
-        Attacker("averaged over weight noise (EOT)", main, AVERAGED, draws=scale.draws),
+        Attacker(MAIN, main),
+        Attacker(FGSM, dataclasses.replace(main, method="fgsm")),
+        Attacker("BIM on the own network", dataclasses.replace(main, method="bim")),
+        Attacker("APGD on the own network", dataclasses.replace(main, method="apgd", step=2 * eps)),
+        Attacker("PGD, 5 earlier global networks first", main, past=5),
+        Attacker("PGD, 10 earlier global networks first", main, past=10),
+        Attacker("PGD averaged over weight noise (EOT)", main, AVERAGED, draws=scale.draws),
         Attacker("PGD on the global network", main, GLOBAL),
-        Attacker("signs at random (control)", dataclasses.replace(main, method="random")),
+        Attacker(CONTROL, dataclasses.replace(main, method="random")),
     ]
 
 
-def grid_attackers(scale: Scale) -> list[Attacker]:
-    """Return PGD and FGSM over the grids of both spaces."""
-    return list(_grid(scale))
+def grid_attackers(eps: float, scale: Scale) -> list[Attacker]:
+    """Return PGD and FGSM over the grids of both spaces, as published in the normalised one.
+
+    One that is in the main table is that one.
+    """
+    known = {a.evasion: a for a in main_attackers(eps, scale)[:2]}
+    return [known.get(one.evasion, one) for one in _grid(scale)]
 
 
 def _grid(scale: Scale) -> Iterator[Attacker]:
-    spaces: dict[Space, tuple[float, ...]] = {
-        "pixels": scale.pixels, "normalised": scale.normalised
-    }  # fmt: skip
     for method in METHODS:
-        for space, grid in spaces.items():
-            for eps in grid:
-                evasion = dataclasses.replace(pgd(eps), method=method, space=space)
-                yield Attacker(f"{method}, {space}, {eps:g}", evasion)
+        for attack in (*map(pgd, scale.pixels), *map(published_pgd, scale.normalised)):
+            evasion = dataclasses.replace(attack, method=method)
+            yield Attacker(f"{method}, {evasion.space}, {evasion.eps:g}", evasion)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,18 +141,18 @@ class Trained:
         """Return an attacker's images, made on one client's network, or on another's."""
         spec = self.learner.shares.spec
         rng = Seeds(self.seed).stream(f"attack/{attacker.name}/{source}")
-        past = [self.learner.network(w) for w in list(self.rule.past)[-attacker.past :]]
-        return attacker.evasion(
-            network, self.test.images, self.test.labels, spec, rng, past if attacker.past else ()
-        )
+        earlier = list(self.rule.past)[:-1]
+        past = [self.learner.network(w) for w in earlier[-attacker.past :]] if attacker.past else []
+        return attacker.evasion(network, self.test.images, self.test.labels, spec, rng, past)
 
     def seen(self, attacker: Attacker, held: Sequence[nn.Module]) -> list[list[nn.Module]]:
-        """Return the networks that each source attacks."""
+        """Return the networks that each source attacks; one source where all hold the same."""
         if attacker.knows == GLOBAL:
             return [[self.learner.network(self.rule.past[-1])]]
+        sources = held if self.learner.settings.downlink else held[:1]
         if attacker.knows == OWN:
-            return [[network] for network in held]
-        return [self._around(network, k, attacker.draws) for k, network in enumerate(held)]
+            return [[network] for network in sources]
+        return [self._around(network, k, attacker.draws) for k, network in enumerate(sources)]
 
     def _around(self, network: nn.Module, client: int, draws: int) -> list[nn.Module]:
         """Return networks that another client may hold, as far as one client can know.
@@ -156,14 +178,14 @@ class Trained:
         for source, networks in enumerate(self.seen(attacker, held)):
             made = self.images(attacker, source, networks)
             answers.append(np.stack([predicted([one], made, spec).numpy() for one in held]))
-        sources = (None,) if attacker.knows == GLOBAL else tuple(range(len(held)))
+        sources = (None,) if attacker.knows == GLOBAL else tuple(range(len(answers)))
         return Answers(
             self.test.labels.numpy(), self.test.patients.numpy(), clean, np.stack(answers), sources
         )
 
     def _file(self, attacker: Attacker) -> Path:
         name = "".join(c if c.isalnum() or c == "." else "-" for c in attacker.name)
-        return self.folder / "answers" / f"{name}.npz"
+        return self.folder / "answers" / f"{name}-{attacker.key(len(self.test))}.npz"
 
     def _keep(self, attacker: Attacker, found: Answers) -> None:
         sources = np.array([NONE if s is None else s for s in found.sources])

@@ -10,8 +10,8 @@ import click
     "--data",
     default="",
     metavar="PATH",
-    help="The images: a folder of pictures or NIfTI volumes with a subfolder a class.  "
-    "[packaged dermoscopy patches]",
+    help="The images: a folder of pictures or NIfTI volumes with a subfolder a class, or an .npz "
+    "file in MedMNIST's layout.  [packaged dermoscopy patches]",
 )
 @click.option(
     "--patients",
@@ -22,9 +22,16 @@ import click
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Where to write.")
 @click.option("--quick", is_flag=True, help="A small network and few rounds: minutes.")
 @click.option("--full", is_flag=True, help="The released sizes: days without a GPU.")
+@click.option("--seeds", type=click.IntRange(1, 100), help="Trainings of each arm.  [by size]")
 @click.option("--device", metavar="auto|cpu|cuda:N", help="Where to compute.  [auto]")
 def reproduce_command(
-    data: str, patients: str, out: Path | None, quick: bool, full: bool, device: str | None
+    data: str,
+    patients: str,
+    out: Path | None,
+    quick: bool,
+    full: bool,
+    seeds: int | None,
+    device: str | None,
 ) -> None:
     """Distributed noise against adversarial images.
 
@@ -38,7 +45,8 @@ def reproduce_command(
 
     if quick and full:
         raise click.UsageError("--quick and --full contradict: give one of them")
-    setting = Setting(data, patients, QUICK if quick else FULL if full else NORMAL)
+    scale = QUICK if quick else FULL if full else NORMAL
+    setting = Setting(data, patients, scale._replace(seeds=seeds or scale.seeds))
     name = "-quick" if quick else "-full" if full else ""
     images = f"-{Path(data).resolve().name}" if data else ""
     folder = out or Path("runs") / f"fedsafe{images}{name}"

@@ -8,8 +8,8 @@ from medbreach.report.drawing import Drawing
 from medbreach.report.figures import Figure
 from medbreach.tradeoff.figure import BOTTOM, LEFT, LEGEND, LINE, RIGHT, TOP, WIDTH, Axes
 from medbreach.tradeoff.predictions import Interval
-from medbreach_fedsafe.measures import Answers, estimate
-from medbreach_fedsafe.reproduction.attackers import grid_attackers, main_attackers
+from medbreach_fedsafe.measures import estimate
+from medbreach_fedsafe.reproduction.attackers import grid_attackers
 from medbreach_fedsafe.reproduction.run import Made, Row
 from medbreach_fedsafe.reproduction.setting import ADVERSARIAL, ARMS, BOTH, NOISE, PLAIN
 
@@ -71,24 +71,19 @@ def share_rows(made: Made, name: str) -> list[tuple[float, Row]]:
     return [(0.0, without), *sorted(found, key=lambda pair: pair[0])]
 
 
-def of_main(made: Made, row: Row) -> Sequence[Answers]:
-    """Return an arm's answers to the attack of the main tables."""
-    return row.answers[main_attackers(made.setting.eps, made.setting.scale)[0].name]
-
-
-def _curve(made: Made, rows: Sequence[tuple[float, Row]], measure: str) -> Curve:
-    values = [(x, estimate(of_main(made, row)).get(measure)) for x, row in rows]
+def _curve(rows: Sequence[tuple[float, Row]], measure: str) -> Curve:
+    values = [(x, estimate(row.main).get(measure)) for x, row in rows]
     return [(x, value) for x, value in values if value is not None]
 
 
 def _sigma_figure(made: Made) -> Figure:
     rows = sigma_rows(made)
     names = {"accuracy": "accuracy", "asr_self": "ASR self", "asr_others": "ASR others"}
-    lines = {words: _curve(made, rows, measure) for measure, words in names.items()}
+    lines = {words: _curve(rows, measure) for measure, words in names.items()}
     return curves(
         "Downlink noise", "sigma", lines,
         "Attack success rates of PGD on oneself and on others, and clean accuracy, in percent of "
-        "images. Sigma 0 is the plain arm. Bars: 95 % intervals over patients.",
+        "images. Sigma 0 is the plain arm. Bars: 95 % intervals.",
     )  # fmt: skip
 
 
@@ -97,7 +92,7 @@ def _share_figure(made: Made) -> Figure:
     for name in (ADVERSARIAL, BOTH):
         rows = share_rows(made, name)
         for measure, words in (("asr_self", "self"), ("asr_others", "others")):
-            lines[f"{name}, {words}"] = _curve(made, rows, measure)
+            lines[f"{name}, {words}"] = _curve(rows, measure)
     shown = {name.replace("noise + adversarial", "both"): line for name, line in lines.items()}
     return curves(
         "Retraining on a share of the pool", "share p of the pool", shown,
@@ -109,7 +104,7 @@ def _share_figure(made: Made) -> Figure:
 def _grid_figure(made: Made, space: str, method: str) -> Figure:
     asked = [
         a
-        for a in grid_attackers(made.setting.scale)
+        for a in grid_attackers(made.setting.eps, made.setting.scale)
         if (a.evasion.space, a.evasion.method) == (space, method)
     ]
     lines: dict[str, Curve] = {}
@@ -137,6 +132,6 @@ def _rounds_figure(made: Made) -> Figure:
     }
     return curves(
         "Accuracy over rounds", "rounds", lines,
-        "Of the global network, before noise, on patients who take no part in training; first "
-        "seed.",
+        "Of the global network, before noise, on patients who take no part in training; mean over "
+        "trainings.",
     )  # fmt: skip

@@ -36,6 +36,8 @@ def shown(made: Made, name: str) -> list[Shown]:
     whole = made.trained[name]
     network = whole.held()[0]
     trained = dataclasses.replace(whole, test=_few(whole, network))
+    if not len(trained.test):
+        return []
     attacker = main_attackers(made.setting.eps, made.setting.scale)[0]
     spec, test = trained.learner.shares.spec, trained.test
     attacked = trained.images(attacker, 0, [network])
@@ -59,17 +61,16 @@ def amplified(clean: Tensor, attacked: Tensor, eps: float, bounds: tuple[float, 
 
 
 def _few(trained: Trained, network: nn.Module) -> Labelled:
-    """Return one image of each of some patients, classes in turn; right ones before others."""
+    """Return one image of each of some patients, of those that are right, classes in turn."""
     test, spec = trained.test, trained.learner.shares.spec
-    right = (predicted([network], test.images, spec) == test.labels).tolist()
-    order = sorted(range(len(test)), key=lambda k: not right[k])
+    right = predicted([network], test.images, spec) == test.labels
     first: dict[int, int] = {}
-    for k in order:
+    for k in right.nonzero().flatten().tolist():
         first.setdefault(int(test.patients[k]), k)
     labels = test.labels.tolist()
     queues = {c: [k for k in first.values() if labels[k] == c] for c in sorted(set(labels))}
     rows: list[int] = []
     while len(rows) < EXAMPLES and any(queues.values()):
         rows += [queue.pop(0) for queue in queues.values() if queue]
-    chosen = torch.tensor(rows[:EXAMPLES])
+    chosen = torch.tensor(rows[:EXAMPLES], dtype=torch.long)
     return Labelled(test.images[chosen], test.labels[chosen], test.patients[chosen])

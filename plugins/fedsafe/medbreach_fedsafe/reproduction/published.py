@@ -7,8 +7,10 @@ PUBLICATION: Final = "Darzi, Sijtsema and van Ooijen 2023, arXiv:2310.08681"
 REPOSITORY: Final = (
     "Read off figures (about 1 point either way) of a repository that is only attributed to the "
     "paper: nothing in it names Fed-Safe. Noise without retraining, on both ways, sigma 0.01, "
-    "three clients, in normalised space, not clamped; evaluated on images of the retraining pool. "
-    "The paper's own tables are not at hand."
+    "three clients, in normalised space, not clamped, steps of 0.002 of unknown number; evaluated "
+    "on images of the retraining pool. Beside them stands the same arm here, on other images, with "
+    "other networks unless --full is given, and 6 steps of a sixth of eps. The paper's own "
+    "tables are not at hand."
 )
 REDUCTION: Final = 0.27  # of the attack success rate, at most, by the journal version
 OVERHEAD: Final = (0.04, 0.05)  # of a round, by the journal version
