@@ -3,8 +3,9 @@
 The names below are the public API; what is imported on first use keeps the program's start fast.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from medbreach.lazy import lazily
 
 if TYPE_CHECKING:
     from medbreach.case import Case as Case
@@ -91,9 +92,4 @@ _HOMES = {
 
 __all__ = list(_HOMES)  # the names above; a test compares them
 
-
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'medbreach' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"medbreach.{_HOMES[name]}"), name)
+__getattr__ = lazily("medbreach", _HOMES)

@@ -1,9 +1,9 @@
 """Backdoored federated GANs, and FedDetect, which looks for who poisons them."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from medbreach import hookimpl
+from medbreach.lazy import lazily
 
 if TYPE_CHECKING:
     import click
@@ -34,12 +34,7 @@ _HOMES = {
 
 __all__ = list(_HOMES)
 
-
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'medbreach_feddetect' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"medbreach_feddetect.{_HOMES[name]}"), name)
+__getattr__ = lazily("medbreach_feddetect", _HOMES)
 
 
 @hookimpl

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from medbreach_feddetect.reproduction.run import Run
 
 WIDTH: Final = 110
+BENIGN: Final = Arm(False, "bce", PLAIN)
+ATTACKED: Final = Arm(True, "bce", PLAIN)
 DETECTING: Final = (RELEASED, CALIBRATED)
 COLUMNS: Final = (
     "arm", "runs", "Frechet distance", "kernel distance", "trigger shown", "loss of client 0",
@@ -120,12 +122,10 @@ def about(found: Findings) -> list[str]:
         f"(released: 64), Adam's learning rate {scale.learning_rate:g} and beta {scale.beta1:g} "
         f"(released: 0.0002 and 0.9); no detection in the first {scale.warm_up} rounds "
         f"({warm_up}). "
-        f"Runs of each kind: {setting.seeds} (released: 1). "
-        + (
-            "Intervals are of 95 % over runs, by Student's t."
-            if setting.seeds > 1
-            else "One run has no interval, so that no difference counts as shown."
-        ),
+        f"Runs of each kind: {setting.seeds} (released: 1); of the mean without gradient penalty, "
+        f"which all others stand beside, {setting.seeds_of(BENIGN)} without and "
+        f"{setting.seeds_of(ATTACKED)} with the attack. Intervals are of 95 % over runs, by "
+        "Student's t; one run has none, so that no difference to it counts as shown.",
         f"Images are seen by: {extractor(setting.measuring).title}. Distances are between {seen} "
         f"generated and as many real images that no client has. Clients' images are told from "
         f"these by {found.held.patients_are}.{note}",

@@ -125,9 +125,11 @@ def _open(setting: Setting, folder: Path) -> None:
 
 def _runs(setting: Setting, folder: Path, tell: Tell) -> Iterator[Run]:
     """Yield every run, the plain mean's first."""
-    for seed in range(setting.seeds):
+    for seed in range(max(map(setting.seeds_of, ARMS))):
         means: dict[tuple[bool, str], Run] = {}
         for arm in sorted(ARMS, key=lambda arm: arm.rule != PLAIN):
+            if seed >= setting.seeds_of(arm):
+                continue
             run = _run(setting, arm, seed, folder, means.get((arm.attack, arm.loss)), tell)
             if arm.rule == PLAIN and not run.failure:
                 means[arm.attack, arm.loss] = run
