@@ -258,4 +258,6 @@ def _in_their_words(settings: Sequence[str]) -> Iterator[None]:
             if f"federation.{name}" in keys:
                 part, _, last = key.rpartition(".")
                 text = text.replace(f"{part}: {last}", key).replace(key, f"federation.{name}")
+        if text == str(error):
+            raise
         raise type(error)(text) from error

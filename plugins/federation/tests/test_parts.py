@@ -8,18 +8,21 @@ from torch import nn
 
 from medbreach import Batch, Defense
 from medbreach.components import mean_gradient
-from medbreach.errors import ConfigError, DataError
+from medbreach.errors import ConfigError, ContractError, DataError, RecordError
+from medbreach.models.user_network import UserNetwork
+from medbreach.models.weights import load_weights
 from medbreach.settings import build
 from medbreach.testing import tiny_task
-from medbreach_federation import Mean, Result
-from medbreach_federation.capture import rounds_in
+from medbreach_federation import FlowerRule, Instruction, Mean, Result, Strength
+from medbreach_federation.capture import check_capture, rounds_in
 from medbreach_federation.defended_rule import DefendedRule
 from medbreach_federation.memory import Memories
 from medbreach_federation.prepare import prepare_federation
 from medbreach_federation.proximal import Proximal
-from medbreach_federation.record import RoundLine
+from medbreach_federation.record import RoundLine, State, taken, write_state
 from medbreach_federation.setting import Setting
 from medbreach_federation.strategy import unfit
+from medbreach_secure_aggregation import SecureAggregation
 
 CPU = torch.device("cpu")
 
@@ -37,6 +40,14 @@ def test_a_client_finds_what_it_kept_before_a_round(tmp_path):
     memories.forget_after(2)
     assert memories.before(3, 6)["visits"] == 2
     assert memories.before(31, 6) == {}
+
+
+def test_a_client_that_ends_late_does_not_forget_what_came_after(tmp_path):
+    memories = Memories(tmp_path)
+    for number, visits in ((1, 1), (3, 2), (2, 99)):
+        memories.keep(0, number, {"visits": visits})
+    assert memories.before(0, 4)["visits"] == 2
+    assert memories.before(0, 3)["visits"] == 1
 
 
 def test_a_client_without_memory_leaves_no_files(tmp_path):
@@ -78,6 +89,105 @@ def test_defenses_that_aggregate_come_before_the_rule():
     assert torch.allclose(made["0.weight"], before["0.weight"] + 1.0)
     assert torch.allclose(made["1.running_mean"], before["1.running_mean"] + 2.0)
     assert torch.equal(made["1.num_batches_tracked"], before["1.num_batches_tracked"])
+
+
+@pytest.fixture
+def network():
+    return nn.Linear(2, 1)
+
+
+def test_a_rule_that_compares_clients_is_refused_where_a_defense_leaves_one(network):
+    krum = DefendedRule(FlowerRule("krum", Strength(malicious=1)), [Halve()], network)
+    with pytest.raises(ConfigError, match="halve makes 1 of 5 clients' updates, and krum compares"):
+        krum.check(5, 1.0)
+    DefendedRule(FlowerRule("fedadam"), [Halve()], network).check(5, 1.0)
+
+
+class Shrinks(Defense):
+    """Leaves one update, and knows networks with a bias only."""
+
+    name, source = "shrinks", "these tests"
+
+    def aggregate(self, updates):
+        if "bias" not in updates[0].change:
+            raise LookupError("bias")
+        return updates[:1]
+
+
+def test_what_cannot_be_known_before_is_found_in_the_round():
+    network = nn.Linear(3, 1)
+    rule = DefendedRule(FlowerRule("median"), [Shrinks()], network)
+    rule.check(4, 1.0)
+    before = {n: t.clone() for n, t in network.state_dict().items()}
+    with pytest.raises(ContractError, match="makes 1 of 4 clients' updates, and median compares 3"):
+        rule.aggregate(1, before, {k: Result(before, 1) for k in range(4)})
+
+
+def test_a_defense_that_needs_more_clients_says_so_before(network):
+    rule = DefendedRule(Mean(), [SecureAggregation(min_clients=3)], network)
+    with pytest.raises(ConfigError, match="2 of 2 clients are left, and secure_aggregation asks"):
+        rule.check(2, 1.0)
+    rule.check(3, 1.0)
+
+
+class Tied(nn.Module):
+    """Uses one matrix twice, and has a buffer that no state dict has."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(2, 2), nn.Linear(2, 2)
+        self.last.weight = self.first.weight
+        self.register_buffer("scratch", torch.zeros(1), persistent=False)
+
+
+def test_a_shared_parameter_stays_one():
+    network = Tied()
+    before = {n: t.detach().clone() for n, t in network.state_dict().items()}
+    assert set(before) == {"first.weight", "first.bias", "last.weight", "last.bias"}
+    sent = {k: Result({n: t + k for n, t in before.items()}, 1) for k in range(3)}
+    made = DefendedRule(Mean(), [Halve()], network).aggregate(1, before, sent).weights
+    assert torch.allclose(made["first.weight"], before["first.weight"] + 0.5)
+    assert torch.equal(made["first.weight"], made["last.weight"])
+
+
+FACTORY = """
+from torch import nn
+import torch
+class Net(nn.Module):
+    def __init__(self, inputs, classes):
+        super().__init__()
+        self.first, self.middle = nn.Linear(inputs, 4), nn.Linear(4, 4)
+        self.twice, self.last = nn.Linear(4, 4), nn.Linear(4, classes)
+        self.twice.weight = self.middle.weight
+        self.register_buffer("scratch", torch.ones(1), persistent=False)
+    def forward(self, images):
+        return self.last(self.twice(self.middle(self.first(images.flatten(1))).relu()))
+def make(channels, space, classes):
+    import math
+    return Net(channels * math.prod(space), classes)
+"""
+
+
+def test_what_is_sent_is_the_networks_state_dict(tmp_path):
+    """Names of shared parameters included, so that ``case.weights=`` takes it."""
+    file = tmp_path / "net.py"
+    file.write_text(FACTORY)
+    made = prepare_federation([], CPU, tmp_path / "run", network=UserNetwork(file, "make"))
+    learner = made.learner
+    first = learner.first()
+    assert list(first) == list(learner.network.state_dict())
+    assert learner.buffers == frozenset()
+    result = learner.train(Instruction(0, 1, first))
+    assert torch.equal(result.weights["middle.weight"], result.weights["twice.weight"])
+    assert not torch.equal(result.weights["middle.weight"], first["middle.weight"])
+    torch.save(dict(result.weights), tmp_path / "weights.pt")
+    load_weights(learner.network, tmp_path / "weights.pt")
+
+
+def test_nobodys_memory_is_read_where_no_defense_deploys(tmp_path, monkeypatch):
+    learner = prepare_federation([], CPU, tmp_path / "run").learner
+    monkeypatch.setattr(Memories, "before", lambda *given: pytest.fail("it was read"))
+    assert learner.evaluate(0, learner.first())
 
 
 def test_weights_that_do_not_fit_are_told():
@@ -124,6 +234,37 @@ def test_settings_that_cannot_be(values, sentence):
         (["case.user.num_data_points=3"], "case.user.num_data_points has no effect"),
         (["federation.rounds=1", "federation.rounds=2"], "is given twice"),
         (["defense=[none,example_sign]"], "one stack of defenses"),
+        (["case/user=local_updates"], "case/user has no effect on a federation"),
+        (["case/server=malicious_model"], "case/server has no effect on a federation"),
+        (["case.server.num_queries=2"], "case.server.num_queries has no effect"),
+        (["federation.clients=5", "federation.clients=6"], "federation.clients is given twice"),
+        (
+            ["federation.clients=5", "case.data.default_clients=6"],
+            "default_clients is given twice: federation.clients is the same setting",
+        ),
+        (
+            ["case.data.partition=random", "federation.partition=random"],
+            "federation.partition is given twice: case.data.partition is the same",
+        ),
+        (
+            ["federation.trimmed=0.1"],
+            "federation.strategy=fedavg: leave it out, or take trimmed_mean",
+        ),
+        (["federation.proximal_mu=0.1"], "federation.proximal_mu has no effect.*take fedprox"),
+        (["federation.server_learning_rate=1"], "take fedadam or fedyogi or fedadagrad"),
+        (["federation.malicious=1"], "take krum or multi_krum"),
+        (
+            ["federation.strategy=krum", "federation.selected=2"],
+            "federation.selected has no effect with federation.strategy=krum",
+        ),
+        (
+            ["federation.clients=9", "federation.partition=unique-class"],
+            "federation.partition=unique-class has one client a class: set federation.clients to",
+        ),
+        (
+            ["federation.clients=9", "case.data.partition=unique-class"],
+            "case.data.partition=unique-class has one client a class: set federation.clients to",
+        ),
         (["federation.clients=0"], "federation.clients must be at least 1"),
         (["federation.strategy=krum"], "krum needs 5 clients a round, and 4 of 4 take part"),
     ],
@@ -134,11 +275,58 @@ def test_settings_that_have_no_place(settings, sentence, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_settings_of_the_first_weights_have_effect(tmp_path):
+    plain, changed = (
+        prepare_federation(more, CPU, tmp_path / "run").learner.first()
+        for more in ([], ["case.server.model_state=linearized"])
+    )
+    assert any(not torch.equal(plain[name], changed[name]) for name in plain)
+
+
+def test_a_folder_is_claimed_once(tmp_path):
+    """More rounds are written there, fewer than were played and other settings are not."""
+    folder = tmp_path / "run"
+
+    def claim(*settings):
+        made = prepare_federation(settings, CPU, folder)
+        made.check()
+        with taken(folder):
+            made.claim()
+        return json.loads((folder / "setting.json").read_text())["federation"]["rounds"]
+
+    assert claim("federation.rounds=3") == 3
+    assert claim("federation.rounds=2") == 2, "none was played"
+    write_state(folder, State({"w": torch.zeros(1)}, 2, {}))
+    assert claim("federation.rounds=4") == 4
+    with pytest.raises(RecordError, match="has played 2 rounds, more than the 1 that are asked"):
+        claim("federation.rounds=1")
+    with pytest.raises(RecordError, match="holds a federation of other settings"):
+        claim("federation.rounds=4", "federation.seed=1")
+    assert json.loads((folder / "setting.json").read_text())["federation"]["rounds"] == 4
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "letter.txt").write_text("dear")
+    made = prepare_federation([], CPU, tmp_path)
+    with pytest.raises(RecordError, match="holds something else"):
+        made.check()
+    assert [file.name for file in tmp_path.iterdir()] == ["letter.txt"]
+
+
+def test_rounds_that_were_played_cannot_be_captured(tmp_path):
+    made = prepare_federation([], CPU, tmp_path / "run")
+    check_capture(made, {1, 2})
+    made.folder.mkdir()
+    write_state(made.folder, State({"w": torch.zeros(1)}, 3, {}))
+    (made.folder / "captured" / "round-2").mkdir(parents=True)
+    check_capture(made, {2, 4})
+    with pytest.raises(ConfigError, match=r"played without keeping them \(1, 3\): name later"):
+        check_capture(made, {1, 2, 3, 4})
+
+
 def test_a_learner_trains_as_an_audit_does(tmp_path):
     """The change is that of plain SGD over the client's records, written out."""
     made = prepare_federation(["federation.batch_size=32", "federation.clients=8"], CPU, tmp_path)
-    from medbreach_federation import Instruction
-
     learner = made.learner
     first = learner.first()
     result = learner.train(Instruction(2, 1, first))

@@ -78,10 +78,41 @@ def test_fedadam_is_its_formula_and_goes_on():
     assert not torch.allclose(ours, fresh.aggregate(2, first, again).weights["w"])
 
 
+def test_multi_krum_takes_all_but_the_malicious_ones():
+    """m = n - f of Blanchard et al. 2017, where nothing else is asked for; krum takes one."""
+    sent = {k: Result({"w": torch.tensor(k + 0.0)}, 1) for k in range(5)}
+    sent[4] = Result({"w": torch.tensor(900.0)}, 1)
+    before = {"w": torch.tensor(0.0)}
+    made = FlowerRule("multi_krum").aggregate(1, before, sent).weights["w"]
+    assert float(made) == (0 + 1 + 2 + 3) / 4
+    six = {**sent, 5: Result({"w": torch.tensor(4.0)}, 1)}
+    assert float(FlowerRule("multi_krum").aggregate(1, before, six).weights["w"]) == 10 / 5
+
+
+def test_a_mean_is_of_the_type_of_what_was_sent():
+    before = {"w": torch.zeros(2)}
+    sent = {k: Result({"w": torch.ones(2, dtype=torch.float64)}, 1) for k in range(2)}
+    assert Mean().aggregate(1, before, sent).weights["w"].dtype == torch.float32
+
+
+def test_only_what_a_strategy_leaves_is_averaged(monkeypatch):
+    """The mean of all tensors in double precision would be thrown away."""
+    seen = []
+
+    def mean(sent, shares, likes):
+        seen.extend(likes)
+        return dict(likes)
+
+    monkeypatch.setattr("medbreach_federation.flower_rule.weighted_mean", mean)
+    FlowerRule("median").aggregate(1, BEFORE, results([1.0, 0.0], [2.0, 0.0], [3.0, 0.0]))
+    assert seen == ["count"]
+
+
 @pytest.mark.parametrize(
     ("name", "strength", "least"),
     [
         ("krum", Strength(malicious=2), 7),
+        ("krum", Strength(malicious=1, selected=9), 5),
         ("multi_krum", Strength(malicious=0, selected=6), 6),
         ("trimmed_mean", Strength(trimmed=0.1), 10),
         ("median", Strength(), 3),

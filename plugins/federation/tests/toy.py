@@ -11,6 +11,8 @@ import torch
 
 from medbreach_federation import Instruction, Learner, Result, Weights
 
+SLEEP = 600  # seconds
+
 
 class Pull(Learner):
     """Client k adds k + 1 and its count of rounds so far; settings make clients misbehave."""
@@ -40,13 +42,16 @@ class Pull(Learner):
             weights["w"] = weights["w"][:2]
         if fault == "names":
             del weights["n"]
-        return Result(weights, 10 * (k + 1), {"visits": visits}, {"visits": visits})
+        if fault == "double":
+            weights["w"] = weights["w"].double()
+        records = float("nan") if fault == "records" else 10 * (k + 1)
+        return Result(weights, records, {"visits": visits}, {"visits": visits})
 
     def _misbehave(self, fault: str, client: int, number: int) -> None:
         if fault == "raise":
             raise RuntimeError("no such scanner")
         if fault == "sleep":
-            time.sleep(600)
+            time.sleep(SLEEP)
         once = self._folder / f"killed-{client}-{number}"
         if fault == "die" or (fault == "die once" and not once.exists()):
             once.touch()
