@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING
 
 from medbreach import Model, hookimpl
 from medbreach_fedsafe.evasion import Evasion
-from medbreach_fedsafe.measures import Answers, change, estimate, rates
+from medbreach_fedsafe.measures import Answers, change, estimate, rates, strongest
 from medbreach_fedsafe.network import FedSafeCNN
 
 if TYPE_CHECKING:
     import click
 
-__all__ = ["Answers", "Evasion", "FedSafeCNN", "change", "estimate", "rates"]
+__all__ = ["Answers", "Evasion", "FedSafeCNN", "change", "estimate", "rates", "strongest"]
 
 
 @hookimpl

@@ -448,6 +448,17 @@ def test_patients_of_two_classes_are_warned_of(tmp_path, made):
     assert apart.in_two_classes == []
 
 
+def test_more_trainings_go_on_with_those_that_are_there(tmp_path):
+    """What is compared with a folder does not depend on how many there are."""
+    folder = folder_of(tmp_path / "brain", "a", "b")
+    few, many = (Setting(str(folder), scale=TINY._replace(shares=(0.5,), seeds=n)) for n in (1, 3))
+    images = run.checked(many)
+    assert len(set(images)) == 3
+    assert run.checked(few) == images[:1]
+    arm = few.arms[0]
+    assert few.setup(arm, 0, "cpu", images[0]) == many.setup(arm, 0, "cpu", images[0])
+
+
 def test_arrays_in_a_file(tmp_path):
     rng, file = np.random.default_rng(0), tmp_path / "chest.npz"
     arrays = {}
