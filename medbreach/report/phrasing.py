@@ -1,5 +1,7 @@
 """Numbers and names in words, the same in every report."""
 
+import csv
+import io
 import math
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
@@ -157,3 +159,14 @@ def in_columns(rows: Sequence[Sequence[str]]) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip()
         for row in rows
     )
+
+
+def csv_of(rows: Iterable[Iterable[object]]) -> str:
+    """Return a table as CSV.
+
+    >>> csv_of([["a", "b"], [1, "x, y"]]).splitlines()
+    ['a,b', '1,"x, y"']
+    """
+    stream = io.StringIO()
+    csv.writer(stream).writerows(rows)
+    return stream.getvalue()

@@ -1,12 +1,10 @@
 """A reproduction's table as text, CSV and a page."""
 
-import csv
-import io
 import textwrap
 from collections.abc import Sequence
 from typing import Final
 
-from medbreach.report.phrasing import in_columns
+from medbreach.report.phrasing import csv_of, in_columns
 from medbreach.report.templates import style_sheet, templates
 from medbreach.reproductions.dkfz import METHODS
 from medbreach.reproductions.dkfz_setting import DOI, PUBLICATION, Setting
@@ -92,17 +90,15 @@ def _wrapped(paragraph: str) -> str:
 
 def as_csv(setting: Setting, lines: Sequence[Line]) -> str:
     """Return the table as CSV, with what each line was measured on and what is remarked on it."""
-    stream = io.StringIO()
-    writer = csv.writer(stream)
-    writer.writerow([*COLUMNS, *CSV_COLUMNS])
+    rows = [[*COLUMNS, *CSV_COLUMNS]]
     for line in lines:
         words = cells(setting, line)
         if not line.seeds:
             words[words.index(_no_result(line))] = ""
         remark = "; ".join([*line.notes, *filter(None, [line.controls])])
         network = [line.dataset, line.size, line.network, str(line.each), str(line.rows)]
-        writer.writerow([*words, *network, line.about, METHODS[line.method].words, remark])
-    return stream.getvalue()
+        rows.append([*words, *network, line.about, METHODS[line.method].words, remark])
+    return csv_of(rows)
 
 
 def as_html(setting: Setting, lines: Sequence[Line]) -> str:

@@ -1,8 +1,6 @@
 """A trade-off as text, CSV, JSON and a page."""
 
-import csv
 import dataclasses
-import io
 import json
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -129,12 +127,8 @@ def as_text(title: str, about: Sequence[str], points: Sequence[Point]) -> str:
 
 def as_csv(points: Sequence[Point]) -> str:
     """Return the table of stacks as CSV."""
-    stream = io.StringIO()
-    writer = csv.writer(stream)
-    writer.writerow([*COLUMNS, "problems"])
-    for point in points:
-        writer.writerow([*cells(point), "; ".join(point.problems)])
-    return stream.getvalue()
+    rows = [[*cells(point), "; ".join(point.problems)] for point in points]
+    return phrasing.csv_of([[*COLUMNS, "problems"], *rows])
 
 
 def as_json(points: Sequence[Point], lines: Sequence[Line], setting: Mapping[str, Any]) -> str:

@@ -1,13 +1,11 @@
 """The tables as text, CSV and a page."""
 
 import base64
-import csv
-import io
 import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from medbreach.report.phrasing import in_columns
+from medbreach.report.phrasing import csv_of, in_columns
 from medbreach.report.templates import templates
 from medbreach_feddetect.measures.extractors import extractor
 from medbreach_feddetect.measures.of_round import FRECHET, KERNEL, SAMPLES, SHOWN, measured
@@ -182,11 +180,7 @@ def worlds(found: Findings) -> list[list[str]]:
 
 def as_csv(found: Findings) -> str:
     """Return the table as CSV."""
-    stream = io.StringIO()
-    writer = csv.writer(stream)
-    writer.writerow(COLUMNS)
-    writer.writerows(rows(found))
-    return stream.getvalue()
+    return csv_of([COLUMNS, *rows(found)])
 
 
 def as_html(setting: Setting, found: Findings, style: str) -> str:

@@ -1,8 +1,6 @@
 """Carrying the reproduction out; the same command goes on where it was."""
 
-import csv
 import dataclasses
-import io
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Final, NamedTuple
 import torch
 
 from medbreach.errors import ContractError, DataError, RecordError
+from medbreach.report.phrasing import csv_of
 from medbreach.report.templates import style_sheet
 from medbreach.settings import plain
 from medbreach.storage import claimed, speaking_of, write_whole
@@ -101,15 +100,13 @@ def rounds_as_csv(runs: Sequence[Run]) -> str:
     """Return every client's numbers of every round as CSV."""
     names = ("generator_loss_last", "generator_loss", "discriminator_loss", "weight", "suspect",
              "flagged", "excess", "lead")  # fmt: skip
-    stream = io.StringIO()
-    writer = csv.writer(stream)
-    writer.writerow(("arm", "seed", "round", "client", *names))
-    for run in runs:
-        for line in run.lines:
-            for k, numbers in sorted(line.clients.items()):
-                values = [numbers.get(name, "") for name in names]
-                writer.writerow((run.arm.name, run.seed, line.round, k, *values))
-    return stream.getvalue()
+    rows = [
+        (run.arm.name, run.seed, line.round, k, *(numbers.get(name, "") for name in names))
+        for run in runs
+        for line in run.lines
+        for k, numbers in sorted(line.clients.items())
+    ]
+    return csv_of([("arm", "seed", "round", "client", *names), *rows])
 
 
 def _open(setting: Setting, folder: Path) -> None:

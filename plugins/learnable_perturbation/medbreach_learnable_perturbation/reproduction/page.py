@@ -1,14 +1,12 @@
 """The tables as text, CSV and a page."""
 
-import csv
-import io
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from markupsafe import Markup, escape
 
-from medbreach.report.phrasing import in_columns
+from medbreach.report.phrasing import csv_of, in_columns
 from medbreach.statistics import Rate
 from medbreach.tradeoff.points import Point
 from medbreach.tradeoff.tables import interval
@@ -149,11 +147,7 @@ def verdicts(rows: Sequence[Row]) -> list[str]:
 
 def as_csv(rows: Sequence[Row]) -> str:
     """Return the table as CSV."""
-    stream = io.StringIO()
-    writer = csv.writer(stream)
-    writer.writerow(COLUMNS)
-    writer.writerows(line for row in rows for line in cells(row))
-    return stream.getvalue()
+    return csv_of([COLUMNS, *(line for row in rows for line in cells(row))])
 
 
 def as_html(setting: Setting, rows: Sequence[Row], guesses: Sequence[Baseline], style: str) -> str:
