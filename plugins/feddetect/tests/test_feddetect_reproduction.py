@@ -22,6 +22,7 @@ from medbreach_feddetect import (
 )
 from medbreach_feddetect.holdings import hold
 from medbreach_feddetect.learner import LAST, MEAN
+from medbreach_feddetect.measures.of_round import SHOWN
 from medbreach_feddetect.reproduction import numbers
 from medbreach_feddetect.reproduction import run as carried_out
 from medbreach_feddetect.reproduction.claims import _agreed, claims
@@ -253,13 +254,14 @@ def test_it_runs_from_end_to_end(tmp_path, monkeypatch):
 def made_up(arm, seed, own, others, rounds=8):
     """Return a run in which client 0 has one loss and the others another, on average."""
     rng = np.random.default_rng([seed, arm.attack])
-    lines = [RoundLine(0, {"frechet_distance": 9.0, "kernel_distance": 1.0})]
+    lines = [RoundLine(0, {"frechet_distance": 9.0, "kernel_distance": 1.0, SHOWN: 0.0})]
     for r in range(1, rounds + 1):
         clients = {
             k: {MEAN: level + rng.normal(0, 0.05), LAST: level, "weight": 0.25, "flagged": 0.0}
             for k, level in enumerate([own, others, others, others])
         }
         seen = {"frechet_distance": 5.0 + rng.normal(0, 0.1), "kernel_distance": 0.5}
+        seen[SHOWN] = 0.2 * arm.attack
         lines.append(RoundLine(r, seen, clients=clients))
     return carried_out.Run(arm, seed, lines, Path("nowhere"))
 
@@ -301,6 +303,12 @@ STANDS_OUT = "Does the malicious client's generator loss stand out?"
 def test_a_loss_stands_out_if_it_leads_those_of_others(losses, words, few_draws):
     """An attack that raises all losses alike, through the generator that all share, does not."""
     assert words in said(losses)[STANDS_OUT][0]
+
+
+def test_a_trigger_that_generated_images_show_is_told(few_draws):
+    told = said((4.0, 2.0))["Do generated images show the trigger?"][0]
+    assert "by +0.200 (+0.200 to +0.200) of the way" in told
+    assert "gets into what everybody generates" in told
 
 
 def test_a_run_that_a_client_drops_out_of_does_not_count(few_draws):

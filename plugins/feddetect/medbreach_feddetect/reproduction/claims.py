@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from medbreach_feddetect.measures.of_round import FLAT, FRECHET, KERNEL
+from medbreach_feddetect.measures.of_round import FLAT, FRECHET, KERNEL, SHOWN
 from medbreach_feddetect.reproduction.detection import false_alarms, power, verdicts
 from medbreach_feddetect.reproduction.findings import TRAINED, Findings
 from medbreach_feddetect.reproduction.numbers import (
@@ -39,6 +39,7 @@ def claims(found: Findings) -> list[tuple[str, list[str]]]:
     found_all = [
         ("Do the generators learn?", per_loss(_learning)),
         ("Does the malicious client's generator loss stand out?", per_loss(_separation)),
+        ("Do generated images show the trigger?", per_loss(_trigger)),
         ("Does the attack make generated images worse?", per_loss(_harm)),
         ("Does detection make them better again?", per_loss(_remedy)),
         ("Does training with gradient penalty help?", [_penalty(found)]),
@@ -92,6 +93,25 @@ def _separation(found: Findings, loss: Loss) -> str:
         f"{CLIENTS}). The attack changes its lead over the others by {changed.words(signed=True)} "
         f"and the others' loss by {everybody.words(signed=True)}, runs of the same seed compared. "
         f"{ending}"
+    )
+
+
+def _trigger(found: Findings, loss: Loss) -> str:
+    attack, without = Arm(True, loss, PLAIN), Arm(False, loss, PLAIN)
+    changed = found.change(attack, without, lambda run: last(run.lines, SHOWN))
+    ending = {
+        1: "The backdoor gets into what everybody generates",
+        -1: "The corner moves away from the trigger",
+        0: "That they show it is not shown by these runs",
+    }[changed.sign]
+    left = [
+        f"{found.spread(Arm(True, loss, rule), lambda run: last(run.lines, SHOWN)).words()} {title}"
+        for rule, title in ((RELEASED, "as released"), (CALIBRATED, "calibrated"))
+    ]
+    return (
+        f"the attack moves the mean corner of generated images by {changed.words(signed=True)} of "
+        f"the way from the real ones' to the trigger. {ending}. Under detection the corner is at "
+        f"{' and '.join(left)}."
     )
 
 
