@@ -1,7 +1,6 @@
 """What runs say of each published claim, in sentences."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from medbreach_feddetect.measures.of_round import FLAT, FRECHET, KERNEL, SHOWN
 from medbreach_feddetect.reproduction.detection import false_alarms, power, verdicts
@@ -25,9 +24,6 @@ from medbreach_feddetect.reproduction.setting import (
     Arm,
     Loss,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 def claims(found: Findings) -> list[tuple[str, list[str]]]:
