@@ -1,10 +1,10 @@
 """Whole federations on Flower."""
 
-import importlib
 import os
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from medbreach import hookimpl
+from medbreach.lazy import lazily
 
 TELEMETRY: Final = "FLWR_TELEMETRY_ENABLED"
 os.environ.setdefault(TELEMETRY, "0")  # Flower looks at it when it is imported, and sends without
@@ -51,11 +51,7 @@ _HOMES = {
 __all__ = list(_HOMES)
 
 
-def __getattr__(name: str) -> Any:
-    """Import what is asked for: Flower takes seconds, and most commands do without it."""
-    if name not in _HOMES:
-        raise AttributeError(f"medbreach_federation has no {name}")
-    return getattr(importlib.import_module(f"medbreach_federation.{_HOMES[name]}"), name)
+__getattr__ = lazily("medbreach_federation", _HOMES)  # Flower takes seconds
 
 
 @hookimpl

@@ -47,6 +47,28 @@ def test_the_same_command_goes_on_and_others_need_a_folder(trained, run_program)
     assert "holds a federation of other settings: choose another --out" in other.err
 
 
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        (["federation.rounds=1"], "has played 2 rounds, more than the 1 that are asked for"),
+        (["--capture", "all"], "has played without keeping them (1): name later ones"),
+    ],
+)
+def test_what_was_played_stays_as_it_was(trained, run_program, changed, sentence):
+    folder, _ = trained
+    settings = [s for s in SHORT if not changed[0].startswith(s.partition("=")[0])]
+    before = {f: f.stat().st_mtime_ns for f in folder.rglob("*")}
+    ran = run_program("federate", *settings, *changed, "--out", folder)
+    assert ran.code == 2
+    assert sentence in ran.err
+    assert {f: f.stat().st_mtime_ns for f in folder.rglob("*")} == before
+
+
+def test_the_same_round_may_be_captured_again(trained, run_program):
+    again = run_program("federate", *SHORT, "--capture", "2", "--out", trained[0], "-q")
+    assert again.code == 0
+
+
 def test_a_captured_round_is_what_the_server_saw(trained):
     """The update is the difference of the files, for the records that the client trained on."""
     folder, _ = trained
