@@ -101,12 +101,26 @@ def estimate(seeds: Sequence[Answers]) -> dict[str, Interval]:
     return _intervals(lambda drawn: drawn.mean(seeds), [seeds])
 
 
+def advantage(seeds: Sequence[Answers]) -> Interval:
+    """Return by how much accuracy exceeds the commonest class's share, each training its own."""
+
+    def over(answers: Answers, weights: Floats | None) -> dict[str, Floats]:
+        return {"advantage": rates(answers, weights)["accuracy"] - commonest(answers)}
+
+    return _intervals(lambda drawn: drawn.mean(seeds, over), [seeds])["advantage"]
+
+
+def commonest(answers: Answers) -> float:
+    """Return the share of the commonest class among the images."""
+    return float(np.bincount(answers.labels).max() / len(answers.labels))
+
+
 def change(with_it: Sequence[Answers], without: Sequence[Answers]) -> dict[str, Interval]:
     """Return what a defense changes of each measure; both sides have the same draws."""
 
     def difference(drawn: "_Drawn") -> dict[str, Floats]:
         a, b = drawn.mean(with_it), drawn.mean(without)
-        return {name: a[name] - b[name] for name in MEASURES}
+        return {name: a[name] - b[name] for name in a}
 
     return _intervals(difference, [with_it, without])
 
@@ -122,12 +136,15 @@ class _Drawn(NamedTuple):
     patients: Floats | None
     seeds: Mapping[int, Floats]
 
-    def mean(self, seeds: Sequence[Answers]) -> dict[str, Floats]:
+    def mean(self, seeds: Sequence[Answers], of: "Of" = rates) -> dict[str, Floats]:
         """Return each measure's mean over seeds, of each draw."""
         counts = self.patients
-        found = [rates(s, None if counts is None else counts[:, s.patients]) for s in seeds]
+        found = [of(s, None if counts is None else counts[:, s.patients]) for s in seeds]
         times = self.seeds.get(len(seeds), np.ones((1, len(seeds))))
-        return {name: _mean(np.stack([r[name] for r in found], axis=1), times) for name in MEASURES}
+        return {name: _mean(np.stack([r[name] for r in found], axis=1), times) for name in found[0]}
+
+
+Of = Callable[[Answers, Floats | None], dict[str, Floats]]
 
 
 def _intervals(
@@ -140,7 +157,7 @@ def _intervals(
     seeds = {number: _times(number, rng) for number in sorted({len(side) for side in sides})}
     points, draws = values(_Drawn(None, {})), values(_Drawn(counts, seeds))
     found = {}
-    for name in MEASURES:
+    for name in points:
         usable = draws[name][np.isfinite(draws[name])]
         if np.isfinite(points[name][0]) and len(usable):
             low, high = np.quantile(usable, [0.025, 0.975])

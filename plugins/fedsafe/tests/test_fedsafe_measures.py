@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from medbreach_fedsafe.measures import Answers, change, estimate, rates, strongest
+from medbreach_fedsafe.measures import Answers, advantage, change, estimate, rates, strongest
 
 # two clients, four images; client 0 is right on 0, 1, 2, client 1 on 0, 1, 3
 LABELS = np.array([0, 0, 1, 1])
@@ -105,6 +105,20 @@ def test_several_seeds_are_drawn_like_patients():
     assert apart.high > -0.1
     paired = change([low, high], [low, high])["asr_self"]
     assert paired == (0, 0, 0)
+
+
+def test_each_training_is_held_against_its_own_commonest_class():
+    """90 % right where 80 % are of a class, and 70 % where 50 % are: 10 and 20 points."""
+
+    def one(right, share):
+        labels = (np.arange(500) >= 500 * share).astype(int)
+        clean = np.where(np.arange(500) % 50 < 50 * right, labels, 1 - labels)[None]
+        return Answers(labels, np.arange(500), clean, clean[None], (0,))
+
+    found = advantage([one(0.9, 0.8), one(0.7, 0.5)])
+    assert found.value == pytest.approx(0.15)
+    assert 0 < found.low < 0.1
+    assert advantage([one(0.52, 0.5)]).low < 0
 
 
 def test_the_strongest_of_several_attacks():

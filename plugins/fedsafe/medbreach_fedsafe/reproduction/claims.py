@@ -8,7 +8,16 @@ import numpy as np
 
 from medbreach.tradeoff.predictions import Interval
 from medbreach_fedsafe.guarantee import epsilon, why_none
-from medbreach_fedsafe.measures import DRAWS, Answers, change, estimate, rates, strongest
+from medbreach_fedsafe.measures import (
+    DRAWS,
+    Answers,
+    advantage,
+    change,
+    commonest,
+    estimate,
+    rates,
+    strongest,
+)
 from medbreach_fedsafe.reproduction.attackers import CONTROL, FGSM, MAIN, Attacker, main_attackers
 from medbreach_fedsafe.reproduction.published import OVERHEAD, REDUCTION
 from medbreach_fedsafe.reproduction.run import Made, Row, mixed
@@ -73,15 +82,8 @@ def usable(seeds: Sequence[Answers]) -> bool:
     The interval of their accuracy must lie above that, and each training's accuracy too: one that
     ended with a network that always says the same is fooled by nothing, and draws the mean down.
     """
-    shares = [commonest(one) for one in seeds]
-    each = [float(rates(one)["accuracy"][0]) for one in seeds]
-    clear = estimate(seeds)["accuracy"].low > statistics.fmean(shares)
-    return clear and all(own > share for own, share in zip(each, shares, strict=True))
-
-
-def commonest(answers: Answers) -> float:
-    """Return the share of the commonest class among the images."""
-    return float(np.bincount(answers.labels).max() / len(answers.labels))
+    each = (float(rates(one)["accuracy"][0]) > commonest(one) for one in seeds)
+    return advantage(seeds).low > 0 and all(each)
 
 
 def summary(made: Made) -> str:
