@@ -60,7 +60,10 @@ class DefendedRule(Rule):
         try:
             left = len(self._left(updates, network))
         except (NotApplicable, Refused) as error:
-            raise ConfigError(str(error)) from error
+            cause, _, remedy = str(error).partition(": ")
+            if "case.user." in remedy:  # an audit's remedy
+                remedy = "raise the number of clients or the fraction"
+            raise ConfigError(f"{cause}: {remedy}") from error
         except (ContractError, LookupError, ValueError, RuntimeError):
             return
         if left < self.least:

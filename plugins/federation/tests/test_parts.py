@@ -127,6 +127,8 @@ def test_a_defense_that_needs_more_clients_says_so_before(network):
     rule = DefendedRule(Mean(), [SecureAggregation(min_clients=3)], network)
     with pytest.raises(ConfigError, match="2 of 2 clients are left, and secure_aggregation asks"):
         rule.check(2, 1.0)
+    with pytest.raises(ConfigError, match="and there is one: raise the number of clients or the"):
+        rule.check(3, 0.3)
     rule.check(3, 1.0)
 
 
