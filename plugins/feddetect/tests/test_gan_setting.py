@@ -37,12 +37,14 @@ def test_refused(settings, words):
 
 
 def test_settings_come_back_from_the_folder(tmp_path):
-    setting = GanFederation(Gan(width=2), Poisoning((1,), picture=tmp_path / "x.png"), rounds=3)
-    write_setting(tmp_path, setting)
-    assert build(tmp_path).setting == setting
-    write_setting(tmp_path, setting)
+    picture, folder = tmp_path / "x.png", tmp_path / "run"
+    Image.new("RGB", (16, 16)).save(picture)
+    setting = GanFederation(Gan(width=2), Poisoning((1,), picture=picture), rounds=3)
+    write_setting(folder, setting)
+    assert build(folder).setting == setting
+    write_setting(folder, setting)
     with pytest.raises(RecordError, match="other settings"):
-        write_setting(tmp_path, GanFederation())
+        write_setting(folder, GanFederation())
     with pytest.raises(RecordError, match="missing or damaged"):
         build(tmp_path / "nowhere")
     assert from_plain(GanFederation, plain(setting), "x") == setting
