@@ -1,6 +1,7 @@
 """Settings that make no sense are refused in a sentence."""
 
 import pytest
+from PIL import Image
 
 from medbreach.errors import ConfigError, DataError, RecordError
 from medbreach.settings import build as from_plain
