@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from medbreach_federation.average import Mean as Mean
     from medbreach_federation.average import weighted_mean as weighted_mean
     from medbreach_federation.cluster import Cluster as Cluster
+    from medbreach_federation.engine import ray_kept as ray_kept
     from medbreach_federation.flower_mod import DefendedStrategy as DefendedStrategy
     from medbreach_federation.flower_mod import DefenseMod as DefenseMod
     from medbreach_federation.flower_rule import FlowerRule as FlowerRule
@@ -33,6 +34,7 @@ _HOMES = {
     "Mean": "average",
     "weighted_mean": "average",
     "Cluster": "cluster",
+    "ray_kept": "engine",
     "DefendedStrategy": "flower_mod",
     "DefenseMod": "flower_mod",
     "FlowerRule": "flower_rule",

@@ -1,6 +1,6 @@
 """Flower's way to Ray, made to survive clients that die and clients that never answer."""
 
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import ray
 from flwr.app import Context, Error, Message
@@ -25,6 +25,9 @@ class EnduringBackend(RayBackend):
     Args:
         backend_config: As Flower's, with ``limits.timeout``: seconds that a client may take.
     """
+
+    ray_stays: ClassVar[bool] = False
+    """Whether Ray goes on for the next federation of this program."""
 
     def __init__(self, backend_config: Any) -> None:
         super().__init__(backend_config)
@@ -70,13 +73,14 @@ class EnduringBackend(RayBackend):
         return _without_reply(message, DIED), context
 
     def terminate(self) -> None:
-        """End all processes, also those that are at work: somebody may wait for them."""
+        """End all clients' processes, also those at work: somebody may wait for them."""
         self._over = True
         for actor in self._actors:
             ray.kill(actor)
         if self.pool is not None:
             self.pool.pool.clear()
-        super().terminate()
+        if not self.ray_stays:
+            super().terminate()
 
     def _instead_of(self, actor: Any) -> Any:
         """End a process; return a fresh one."""

@@ -10,10 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+import ray
 import toy
 
 from medbreach.errors import ConfigError, ContractError
-from medbreach_federation import Cluster, Mean, run_federation
+from medbreach_federation import Cluster, Mean, ray_kept, run_federation
 from medbreach_federation.cluster import CRASH, speaking_of_engine
 
 HERE = "127.0.0.1"
@@ -66,6 +67,17 @@ def test_an_engine_that_does_not_run_says_why():
         speaking_of_engine()(crash)()
     with pytest.raises(RuntimeError, match="of the program"), speaking_of_engine():
         raise RuntimeError("a fault of the program")
+
+
+@pytest.mark.slow
+def test_ray_that_is_kept_plays_the_same(tmp_path):
+    with ray_kept():
+        first = play(tmp_path / "first")
+        assert ray.is_initialized()
+        assert play(tmp_path / "second") == first
+    assert not ray.is_initialized()
+    assert play(tmp_path / "third") == first
+    assert not ray.is_initialized()
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ from medbreach_feddetect.reproduction.page import as_csv, as_html, as_text
 from medbreach_feddetect.reproduction.setting import ARMS, PLAIN, Arm, Setting
 from medbreach_feddetect.rules import FedDetect
 from medbreach_feddetect.setting import GanFederation
-from medbreach_federation import Cluster, RoundLine, Rule, run_federation
+from medbreach_federation import Cluster, RoundLine, Rule, ray_kept, run_federation
 
 Tell = Callable[[str], None]
 FEDERATIONS: Final = "federations"
@@ -65,8 +65,9 @@ def reproduce(setting: Setting, folder: Path, tell: Tell) -> str:
     extractor(setting.measuring)
     hold(setting.federation(ARMS[0], 0))
     _open(setting, folder)
-    runs = list(_runs(setting, folder, tell))
-    worth = _worth(setting, folder, tell)
+    with ray_kept():
+        runs = list(_runs(setting, folder, tell))
+        worth = _worth(setting, folder, tell)
     findings = Findings.of(setting, runs, worth)
     text = as_text(setting, findings)
     with speaking_of(folder):

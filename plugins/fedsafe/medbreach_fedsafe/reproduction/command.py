@@ -4,6 +4,9 @@ from pathlib import Path
 
 import click
 
+from medbreach.cli.audit import DEVICE
+from medbreach.cli.published import OUT, folder_of, show, size_of, tell
+
 
 @click.command("fedsafe")
 @click.option(
@@ -19,11 +22,11 @@ import click
     metavar="REGEX",
     help="Searched for in each file's path; its one group is the patient.  [each file is one]",
 )
-@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Where to write.")
+@OUT
 @click.option("--quick", is_flag=True, help="A small network and few rounds: minutes.")
 @click.option("--full", is_flag=True, help="The released sizes: days without a GPU.")
 @click.option("--seeds", type=click.IntRange(1, 100), help="Trainings of each arm.  [by size]")
-@click.option("--device", metavar="auto|cpu|cuda:N", help="Where to compute.  [auto]")
+@DEVICE
 def reproduce_command(
     data: str,
     patients: str,
@@ -43,20 +46,12 @@ def reproduce_command(
     from medbreach_fedsafe.reproduction.run import compute, write
     from medbreach_fedsafe.reproduction.setting import FULL, NORMAL, QUICK, Setting
 
-    if quick and full:
-        raise click.UsageError("--quick and --full contradict: give one of them")
-    scale = QUICK if quick else FULL if full else NORMAL
+    size = size_of(quick, full)
+    scale = {"quick": QUICK, "normal": NORMAL, "full": FULL}[size]
     setting = Setting(data, patients, scale._replace(seeds=seeds or scale.seeds))
-    name = "-quick" if quick else "-full" if full else ""
-    images = f"-{Path(data).resolve().name}" if data else ""
-    folder = out or Path("runs") / f"fedsafe{images}{name}"
+    folder = folder_of(out, "fedsafe", data, size)
     where = pick_device("auto" if device is None else device)
-
-    def tell(words: str) -> None:
-        click.echo(words, err=True)
-
     made = compute(setting, folder, where, tell)
     text = as_text(made)
     write(folder, {"table.txt": text, "table.csv": as_csv(made), "table.html": as_html(made)})
-    click.echo(text)
-    click.echo(f"report: {folder / 'table.html'}", err=True)
+    show(text, folder)

@@ -11,7 +11,7 @@ import torch
 
 from medbreach.errors import ContractError, RecordError
 from medbreach.storage import speaking_of, write_whole
-from medbreach_federation import Cluster, RoundLine, run_federation
+from medbreach_federation import Cluster, RoundLine, ray_kept, run_federation
 from medbreach_fedsafe import learner as clients
 from medbreach_fedsafe.learner import learner_of
 from medbreach_fedsafe.measures import Answers
@@ -110,12 +110,13 @@ def compute(setting: Setting, folder: Path, device: torch.device, tell: Tell) ->
     if shares.in_two_classes:
         tell(mixed(shares))
     rows, trained = [], {}
-    for number, arm in enumerate(setting.arms, start=1):
-        tell(f"{number} of {len(setting.arms)}: {arm.name}")
-        row, first = _one_arm(setting, arm, folder, device, images, tell)
-        rows.append(row)
-        if arm.name in ARMS:
-            trained[arm.name] = first
+    with ray_kept():
+        for number, arm in enumerate(setting.arms, start=1):
+            tell(f"{number} of {len(setting.arms)}: {arm.name}")
+            row, first = _one_arm(setting, arm, folder, device, images, tell)
+            rows.append(row)
+            if arm.name in ARMS:
+                trained[arm.name] = first
     return Made(setting, rows, shares, trained)
 
 
