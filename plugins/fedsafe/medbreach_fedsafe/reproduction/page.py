@@ -1,13 +1,11 @@
 """The tables as text, CSV and a page."""
 
-import csv
-import io
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from medbreach.report.phrasing import in_columns
+from medbreach.report.phrasing import csv_of, in_columns
 from medbreach.report.templates import style_sheet, templates
 from medbreach.tradeoff.predictions import Interval
 from medbreach_fedsafe.measures import MEASURES, estimate
@@ -253,12 +251,10 @@ def _filled(words: str) -> str:
 
 def as_csv(made: Made) -> str:
     """Return every measured number, a line each."""
-    stream = io.StringIO()
-    writer = csv.writer(stream)
-    writer.writerow(
+    rows: list[list[object]] = [
         ["arm", "sigma", "downlink", "uplink", "p", "attacker", "method", "space", "eps", "measure",
          "value", "low", "high"]
-    )  # fmt: skip
+    ]  # fmt: skip
     eps, scale = made.setting.eps, made.setting.scale
     known = {a.name: a for a in (*main_attackers(eps, scale), *grid_attackers(eps, scale))}
     for row in made.rows:
@@ -268,10 +264,10 @@ def as_csv(made: Made) -> str:
             how = known[name].evasion
             attack = [name, how.method, how.space, how.eps]
             for measure, value in _told(known[name], row).items():
-                writer.writerow([*arm, *attack, measure, *(f"{v:.6f}" for v in value)])
+                rows.append([*arm, *attack, measure, *(f"{v:.6f}" for v in value)])
         for measure, seconds in (("round_seconds", row.seconds), ("server_seconds", row.server)):
-            writer.writerow([*arm, "", "", "", "", measure, f"{seconds:.6f}", "", ""])
-    return stream.getvalue()
+            rows.append([*arm, "", "", "", "", measure, f"{seconds:.6f}", "", ""])
+    return csv_of(rows)
 
 
 def as_html(made: Made) -> str:
