@@ -108,6 +108,15 @@ def test_full_is_what_was_released():
     assert QUICK.rounds > QUICK.warm_up
 
 
+def test_runs_that_others_are_compared_with_are_more():
+    quick = Setting(scale=QUICK, seeds=QUICK.seeds)
+    runs = {arm.name: quick.seeds_of(arm) for arm in ARMS}
+    assert runs.pop("benign-bce-mean") == 20, "19 give a threshold, and one is left out in turn"
+    assert runs.pop("attack-bce-mean") == runs.pop("attack-bce-released") == 5
+    assert set(runs.values()) == {1}
+    assert {dataclasses.replace(quick, seeds=30).seeds_of(arm) for arm in ARMS} == {30}
+
+
 def test_only_attacked_arms_have_a_malicious_client():
     for arm in ARMS:
         assert Setting().federation(arm, 3).poisoning.clients == ((0,) if arm.attack else ())

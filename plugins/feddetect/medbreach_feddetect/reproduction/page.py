@@ -112,7 +112,7 @@ def about(found: Findings) -> list[str]:
     warm_up = "as released" if scale.warm_up == RELEASED_WARM_UP else "ours; released: 11"
     passes = "as released" if scale.local_epochs == 1 else "ours; released: 1"
     seen = min(scale.samples, len(found.held.public.images))
-    note = f" {found.held.note}" if found.held.note else ""
+    note = f" On the images: {found.held.note}." if found.held.note else ""
     return [
         f"{PUBLICATION}. {CLIENTS} clients train a GAN on images of {scale.size} pixels a side "
         f"(released: 256) for {scale.rounds} rounds (released: 200) with {scale.local_epochs} "
@@ -120,9 +120,9 @@ def about(found: Findings) -> list[str]:
         f"(released: 64), Adam's learning rate {scale.learning_rate:g} and beta {scale.beta1:g} "
         f"(released: 0.0002 and 0.9); no detection in the first {scale.warm_up} rounds "
         f"({warm_up}). "
-        f"Runs of each kind: {setting.seeds} (released: 1); of the mean without gradient penalty, "
-        f"which all others stand beside, {setting.seeds_of(BENIGN)} without and "
-        f"{setting.seeds_of(ATTACKED)} with the attack. Intervals are of 95 % over runs, by "
+        f"Runs of each kind: {setting.seeds} (released: 1); without gradient penalty, "
+        f"{setting.seeds_of(BENIGN)} of the mean without attack and {setting.seeds_of(ATTACKED)} "
+        f"with it, and as many of detection as released under it. Intervals are of 95 % over runs, by "
         "Student's t; one run has none, so that no difference to it counts as shown.",
         f"Images are seen by: {extractor(setting.measuring).title}. Distances are between {seen} "
         f"generated and as many real images that no client has. Clients' images are told from "

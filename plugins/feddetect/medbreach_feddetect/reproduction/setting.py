@@ -40,7 +40,7 @@ class Scale(NamedTuple):
         beta1: Of Adam; released: 0.9.
         benign_runs: Of the plain mean without gradient penalty and without attack, at least: 19
             give a threshold of one's own.
-        attacked_runs: The same with the attack.
+        attacked_runs: The same with the attack, and of detection as released under it.
     """
 
     size: int
@@ -59,7 +59,7 @@ class Scale(NamedTuple):
     attacked_runs: int = 0
 
 
-QUICK: Final = Scale(32, 8, 32, 8, 2, 160, 128, 16, 1, 4, 1e-3, 0.5, 20, 8)
+QUICK: Final = Scale(32, 8, 32, 8, 2, 160, 128, 16, 1, 4, 1e-3, 0.5, 20, 5)
 NORMAL: Final = Scale(32, 16, 60, 11, 2, 0, 256, 20, 10, 15, 1e-3, 0.5, 20, 20)
 FULL: Final = Scale(128, 64, 200, 11, 1, 0, 1024, 50, 20, 30, benign_runs=20, attacked_runs=20)
 
@@ -177,9 +177,12 @@ class Setting:
 
     def seeds_of(self, arm: Arm) -> int:
         """Return how many runs there are of a kind: more of those that all others stand beside."""
-        if arm.rule != PLAIN or arm.loss != "bce":
-            return self.seeds
-        return max(self.seeds, self.scale.attacked_runs if arm.attack else self.scale.benign_runs)
+        more = 0
+        if arm.loss == "bce" and arm.attack and arm.rule in (PLAIN, RELEASED):
+            more = self.scale.attacked_runs
+        elif arm.loss == "bce" and not arm.attack and arm.rule == PLAIN:
+            more = self.scale.benign_runs
+        return max(self.seeds, more)
 
     def federation(self, arm: Arm, seed: int) -> GanFederation:
         """Return the settings of a run.
