@@ -122,8 +122,8 @@ def about(found: Findings) -> list[str]:
         f"({warm_up}). "
         f"Runs of each kind: {setting.seeds} (released: 1); without gradient penalty, "
         f"{setting.seeds_of(BENIGN)} of the mean without attack and {setting.seeds_of(ATTACKED)} "
-        f"with it, and as many of detection as released under it. Intervals are of 95 % over runs, by "
-        "Student's t; one run has none, so that no difference to it counts as shown.",
+        f"with it, and as many of detection as released under it. Intervals are of 95 % over runs, "
+        "by Student's t; one run has none, so that no difference to it counts as shown.",
         f"Images are seen by: {extractor(setting.measuring).title}. Distances are between {seen} "
         f"generated and as many real images that no client has. Clients' images are told from "
         f"these by {found.held.patients_are}.{note}",

@@ -210,8 +210,9 @@ class Setting:
     @property
     def identity(self) -> object:
         """What a folder is for: all but how many runs there are, and on what they were computed."""
-        kept = replace(self, data=self.data and str(Path(self.data).resolve()), seeds=0, device="")
-        return asdict(kept)
+        data = self.data and str(Path(self.data).resolve())
+        scale = self.scale._replace(seeds=0, benign_runs=0, attacked_runs=0)
+        return asdict(replace(self, data=data, scale=scale, seeds=0, device=""))
 
     def conditional(self, attack: bool, seed: int) -> GanFederation | None:
         """Return the settings of a run with a conditional GAN; None where images have no labels."""
