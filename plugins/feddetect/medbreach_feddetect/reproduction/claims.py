@@ -1,6 +1,7 @@
 """What runs say of each published claim, in sentences."""
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from medbreach_feddetect.measures.of_round import FLAT, FRECHET, KERNEL, SHOWN
 from medbreach_feddetect.reproduction.detection import false_alarms, power, verdicts
@@ -24,6 +25,9 @@ from medbreach_feddetect.reproduction.setting import (
     Arm,
     Loss,
 )
+
+if TYPE_CHECKING:
+    from medbreach_feddetect.reproduction.run import Run
 
 
 def claims(found: Findings) -> list[tuple[str, list[str]]]:
@@ -93,21 +97,25 @@ def _separation(found: Findings, loss: Loss) -> str:
 
 
 def _trigger(found: Findings, loss: Loss) -> str:
-    attack, without = Arm(True, loss, PLAIN), Arm(False, loss, PLAIN)
-    changed = found.change(attack, without, lambda run: last(run.lines, SHOWN))
+    def corner(run: "Run") -> float:
+        return last(run.lines, SHOWN)
+
+    attack = Arm(True, loss, PLAIN)
+    changed = found.change(attack, Arm(False, loss, PLAIN), corner)
     ending = {
-        1: "The backdoor gets into what everybody generates",
-        -1: "The corner moves away from the trigger",
-        0: "That they show it is not shown by these runs",
+        1: "The backdoor gets into what everybody generates.",
+        -1: "The corner moves away from the trigger.",
+        0: "That they show it is not shown by these runs.",
     }[changed.sign]
-    left = [
-        f"{found.spread(Arm(True, loss, rule), lambda run: last(run.lines, SHOWN)).words()} {title}"
-        for rule, title in ((RELEASED, "as released"), (CALIBRATED, "calibrated"))
-    ]
+    parts = []
+    for rule, title in ((RELEASED, "as released"), (CALIBRATED, "calibrated")):
+        taken = found.change(Arm(True, loss, rule), attack, corner)
+        effect = {1: "it shows more", -1: "it shows less", 0: "no effect is shown"}[taken.sign]
+        parts.append(f"{title} by {taken.words(signed=True)}, {effect}")
     return (
         f"the attack moves the mean corner of generated images by {changed.words(signed=True)} of "
-        f"the way from the real ones' to the trigger. {ending}. Under detection the corner is at "
-        f"{' and '.join(left)}."
+        f"the way from the real ones' to the trigger. {ending} Detection changes that, "
+        f"{'; '.join(parts)}."
     )
 
 
