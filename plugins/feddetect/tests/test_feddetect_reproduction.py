@@ -20,6 +20,7 @@ from medbreach_feddetect import (
     build,
     write_setting,
 )
+from medbreach_feddetect.calibration import threshold_from_runs
 from medbreach_feddetect.holdings import hold
 from medbreach_feddetect.learner import LAST, MEAN
 from medbreach_feddetect.measures.of_round import SHOWN
@@ -33,6 +34,7 @@ from medbreach_feddetect.reproduction.numbers import (
     flagged_rounds,
     flagged_runs,
     flagged_verdicts,
+    losses_of,
     malicious,
 )
 from medbreach_feddetect.reproduction.run import replayed, reproduce
@@ -91,7 +93,7 @@ def test_every_arm_is_tried():
     """The five of the source, both rules with and without attack, and never one twice."""
     kinds = {(arm.attack, arm.loss, arm.rule) for arm in ARMS}
     rules = ["mean", "released", "calibrated"]
-    robust = {(True, "bce", rule) for rule in ("median", "krum")}
+    robust = {(True, "bce", rule) for rule in ("own", "median", "krum")}
     assert kinds == {*itertools.product([True, False], ["bce", "wgan_gp"], rules)} | robust
     assert len({arm.title for arm in ARMS}) == len({arm.name for arm in ARMS}) == len(ARMS)
 
@@ -115,6 +117,8 @@ def test_runs_that_others_are_compared_with_are_more():
     assert runs.pop("attack-bce-mean") == runs.pop("attack-bce-released") == 5
     assert set(runs.values()) == {1}
     assert {dataclasses.replace(quick, seeds=30).seeds_of(arm) for arm in ARMS} == {30}
+    few = Setting(scale=QUICK._replace(benign_runs=19), seeds=1)
+    assert few.seeds_of(Arm(True, "bce", "own")) == 0
 
 
 def test_only_attacked_arms_have_a_malicious_client():
@@ -230,10 +234,11 @@ def test_it_runs_from_end_to_end(tmp_path, monkeypatch):
     setting = Setting(scale=TINY, seeds=1)
     text = reproduce(setting, tmp_path / "run", told.append)
     rows = list(csv.DictReader((tmp_path / "run" / "table.csv").read_text().splitlines()))
-    assert [row["arm"] for row in rows] == [arm.title for arm in ARMS]
+    played = [arm for arm in ARMS if arm.rule != "own"]  # for want of benign runs
+    assert [row["arm"] for row in rows] == [arm.title for arm in played]
     assert {row["runs"] for row in rows} == {"1"}
     rounds = list(csv.DictReader((tmp_path / "run" / "rounds.csv").read_text().splitlines()))
-    assert len(rounds) == len(ARMS) * TINY.rounds * 4
+    assert len(rounds) == len(played) * TINY.rounds * 4
     flagged = {
         (row["arm"], row["seed"], row["round"])
         for row in rounds
@@ -249,8 +254,8 @@ def test_it_runs_from_end_to_end(tmp_path, monkeypatch):
     for words in ("chance: 1 in 4", "simulated rounds", "No published distance", "stand-in"):
         assert words in text
     page = (tmp_path / "run" / "table.html").read_text()
-    assert page.count("data:image/png;base64,") == 3 * len(ARMS)
-    assert page.count('aria-label="Generator losses"') == len(ARMS)
+    assert page.count("data:image/png;base64,") == 3 * len(played)
+    assert page.count('aria-label="Generator losses"') == len(played)
     other = dataclasses.replace(setting, scale=TINY._replace(rounds=8))
     with pytest.raises(RecordError, match="other settings"):
         reproduce(other, tmp_path / "run", told.append)
@@ -338,13 +343,35 @@ def test_enough_benign_runs_give_a_threshold_of_their_own(few_draws):
     assert len(said((4.0, 2.0), seeds=19)["What can the calibrated rule find?"]) == 1
 
 
+def test_a_threshold_from_benign_runs_is_played(tmp_path, monkeypatch):
+    """20 benign federations give it; more of them give another, played in a folder of its own."""
+    played = []
+
+    def play(federation, rule, place, words, tell):
+        arm = next(a for a in ARMS if place.name.startswith(f"{a.name}-"))
+        played.append((place.name, getattr(rule, "lead", None)))
+        return made_up(arm, federation.seed, 4.0 if arm.attack else 2.0, 2.0).lines
+
+    monkeypatch.setattr(carried_out, "_play", play)
+    setting = Setting(scale=TINY._replace(benign_runs=20), seeds=1)
+    runs = list(carried_out._runs(setting, tmp_path, print))
+    assert [run.arm.rule for run in runs].count("own") == 1
+    assert runs[-1].arm == Arm(True, "bce", "own")
+    name, lead = played[-1]
+    calm = [np.array(losses_of(r.lines)) for r in runs if r.arm == Arm(False, "bce", "mean")]
+    assert lead == threshold_from_runs(calm, TINY.warm_up)
+    assert f"{lead:.6f}" in name
+
+
 def test_a_client_that_drops_out_is_told(tmp_path, monkeypatch):
     def play(*_, **__):
         return [RoundLine(0), RoundLine(1, isolated={2: "it failed: it diverged"})]
 
     monkeypatch.setattr(carried_out, "run_federation", play)
     told = []
-    run = carried_out._run(Setting(scale=TINY), ARMS[0], 0, tmp_path, None, told.append)
+    setting = Setting(scale=TINY)
+    rule = setting.rule(ARMS[0].rule)
+    run = carried_out._run(setting, ARMS[0], 0, tmp_path, None, told.append, rule)
     assert run.failure == "client 2 dropped out in round 1: it failed: it diverged"
     assert "does not count" in told[0]
 

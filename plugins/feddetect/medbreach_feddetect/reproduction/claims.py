@@ -14,12 +14,10 @@ from medbreach_feddetect.reproduction.numbers import (
     others_loss,
 )
 from medbreach_feddetect.reproduction.setting import (
-    CALIBRATED,
     CLIENTS,
     LOSSES,
     MALICIOUS,
     PLAIN,
-    RELEASED,
     ROBUST,
     TITLES,
     Arm,
@@ -108,7 +106,7 @@ def _trigger(found: Findings, loss: Loss) -> str:
         0: "That they show it is not shown by these runs.",
     }[changed.sign]
     parts = []
-    for rule, title in ((RELEASED, "as released"), (CALIBRATED, "calibrated")):
+    for rule, title in found.detections(attack):
         taken = found.change(Arm(True, loss, rule), attack, corner)
         effect = {1: "it shows more", -1: "it shows less", 0: "no effect is shown"}[taken.sign]
         parts.append(f"{title} by {taken.words(signed=True)}, {effect}")
@@ -134,7 +132,7 @@ def _remedy(found: Findings, loss: Loss) -> str:
     attack, without = Arm(True, loss, PLAIN), Arm(False, loss, PLAIN)
     _, harmed = _distances(found, attack, without)
     parts = []
-    for rule, title in ((RELEASED, "as released"), (CALIBRATED, "calibrated")):
+    for rule, title in found.detections(attack):
         words, signs = _distances(found, Arm(True, loss, rule), attack)
         ending = {1: "it makes them worse", -1: "it makes them better", 0: "no effect is shown"}
         left, _ = _distances(found, Arm(True, loss, rule), without)

@@ -19,14 +19,13 @@ from medbreach_feddetect.reproduction.numbers import (
     malicious,
 )
 from medbreach_feddetect.reproduction.setting import (
-    CALIBRATED,
     CLIENTS,
     COMPARED,
     LOSSES,
     MALICIOUS,
+    OWN_RUNS,
     PLAIN,
     RATE,
-    RELEASED,
     Arm,
     Loss,
 )
@@ -36,7 +35,7 @@ def verdicts(found: Findings, loss: Loss) -> str:
     """Return how often detection flags whom under attack."""
     warm_up = found.setting.scale.warm_up
     parts = []
-    for rule, title in ((RELEASED, "as released"), (CALIBRATED, "calibrated")):
+    for rule, title in found.detections(Arm(True, loss, PLAIN)):
         runs = found.runs[Arm(True, loss, rule)]
         lines = [run.lines for run in runs]
         right = flagged_verdicts(lines, warm_up, malicious)
@@ -54,10 +53,8 @@ def false_alarms(found: Findings) -> Iterator[str]:
     """Return how often detection flags anybody without attack, and in simulated runs."""
     warm_up = found.setting.scale.warm_up
     for loss in LOSSES:
-        for rule, title in ((RELEASED, "as released"), (CALIBRATED, "calibrated")):
+        for rule, title in found.detections(Arm(False, loss, PLAIN)):
             lines = [run.lines for run in found.runs[Arm(False, loss, rule)]]
-            if not lines:
-                continue
             rounds, runs = flagged_rounds(lines, warm_up), flagged_runs(lines)
             least = [min(told["weight"] for told in one[-1].clients.values()) for one in lines]
             yield (
@@ -100,7 +97,7 @@ def _own_runs(found: Findings, loss: Loss) -> str:
         [np.array(losses_of(run.lines)) for run in found.runs[Arm(attack, loss, PLAIN)]]
         for attack in (False, True)
     )
-    if len(calm) <= 1 / RATE - 1 or not attacked:
+    if len(calm) < OWN_RUNS or not attacked:
         return ""
     above = threshold_from_runs(calm, warm_up, RATE, scale)
     hits = sum(highest_lead(run, warm_up, scale)[MALICIOUS] > above for run in attacked)

@@ -15,7 +15,15 @@ from medbreach_feddetect.reproduction.numbers import (
     simulated_power,
     simulated_release,
 )
-from medbreach_feddetect.reproduction.setting import ARMS, CLIENTS, PLAIN, RATE, Arm, Setting
+from medbreach_feddetect.reproduction.setting import (
+    ARMS,
+    BENIGN,
+    CLIENTS,
+    DETECTIONS,
+    RATE,
+    Arm,
+    Setting,
+)
 
 if TYPE_CHECKING:
     from medbreach_feddetect.reproduction.run import Run
@@ -56,7 +64,7 @@ class Findings:
     @property
     def held(self) -> Holdings:
         """Who has which images in the first run."""
-        return hold(self.setting.federation(Arm(False, "bce", PLAIN), 0))
+        return hold(self.setting.federation(BENIGN, 0))
 
     @classmethod
     def of(
@@ -71,8 +79,16 @@ class Findings:
             simulated_alarms(scale.warm_up, scale.rounds),
             simulated_power(scale.warm_up, scale.rounds),
             threshold(CLIENTS, scale.warm_up, RATE, scale.rounds),
-            yardsticks(setting.federation(Arm(False, "bce", PLAIN), 0)),
+            yardsticks(setting.federation(BENIGN, 0)),
         )  # fmt: skip
+
+    def detections(self, arm: Arm) -> list[tuple[str, str]]:
+        """Return the rules that flag clients and have runs beside an arm's, and their names."""
+        return [
+            (rule, title)
+            for rule, title in DETECTIONS.items()
+            if self.runs.get(arm._replace(rule=rule))
+        ]
 
     def spread(self, arm: Arm, value: Callable[["Run"], float]) -> Spread:
         """Return a number's mean over an arm's runs."""

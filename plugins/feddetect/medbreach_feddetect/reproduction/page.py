@@ -25,12 +25,13 @@ from medbreach_feddetect.reproduction.numbers import (
 )
 from medbreach_feddetect.reproduction.setting import (
     ARMS,
-    CALIBRATED,
+    ATTACKED,
+    BENIGN,
     CLIENTS,
+    DETECTIONS,
     MALICIOUS,
     PLAIN,
     PUBLICATION,
-    RELEASED,
     Arm,
     Setting,
 )
@@ -40,9 +41,6 @@ if TYPE_CHECKING:
     from medbreach_feddetect.reproduction.run import Run
 
 WIDTH: Final = 110
-BENIGN: Final = Arm(False, "bce", PLAIN)
-ATTACKED: Final = Arm(True, "bce", PLAIN)
-DETECTING: Final = (RELEASED, CALIBRATED)
 COLUMNS: Final = (
     "arm", "runs", "Frechet distance", "kernel distance", "trigger shown", "loss of client 0",
     "loss of others", "true positives", "false positives", "runs with a false flag",
@@ -132,7 +130,7 @@ def about(found: Findings) -> list[str]:
 
 def rows(found: Findings) -> list[list[str]]:
     """Return the table's lines."""
-    return [_row(found, arm) for arm in ARMS]
+    return [_row(found, arm) for arm in ARMS if found.setting.seeds_of(arm)]
 
 
 def _row(found: Findings, arm: Arm) -> list[str]:
@@ -144,7 +142,7 @@ def _row(found: Findings, arm: Arm) -> list[str]:
     own = found.spread(arm, lambda run: late_loss(run.lines, warm_up, MALICIOUS)).words()
     rest = found.spread(arm, lambda run: others_loss(run.lines, warm_up)).words()
     cells = [arm.title, str(len(lines)), *distances, own, rest]
-    if arm.rule not in DETECTING:
+    if arm.rule not in DETECTIONS:
         return [*cells, "-", "-", "-", f"{1 / CLIENTS:g}" if arm.rule == PLAIN else "-"]
     whom = benign if arm.attack else anybody
     right = flagged_verdicts(lines, warm_up, malicious).share.percent() if arm.attack else "-"
@@ -195,7 +193,7 @@ def as_html(setting: Setting, found: Findings, style: str) -> str:
 
 
 def _shown(run: "Run") -> Shown:
-    detection = run.arm.rule in DETECTING
+    detection = run.arm.rule in DETECTIONS
     return Shown(
         run.arm,
         curves(run.lines, "generator_loss"),

@@ -1,11 +1,13 @@
 """Carrying the reproduction out; the same command goes on where it was."""
 
+import copy
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import numpy as np
 import torch
 
 from medbreach.errors import ContractError, DataError, RecordError
@@ -13,13 +15,26 @@ from medbreach.report.phrasing import csv_of
 from medbreach.report.templates import style_sheet
 from medbreach.settings import plain
 from medbreach.storage import claimed, speaking_of, write_whole
+from medbreach_feddetect.calibration import threshold_from_runs
 from medbreach_feddetect.holdings import hold
 from medbreach_feddetect.learner import GanLearner, build, write_setting
 from medbreach_feddetect.measures.downstream import Downstream, downstream
 from medbreach_feddetect.measures.extractors import extractor
 from medbreach_feddetect.reproduction.findings import Findings
+from medbreach_feddetect.reproduction.numbers import losses_of
 from medbreach_feddetect.reproduction.page import as_csv, as_html, as_text
-from medbreach_feddetect.reproduction.setting import ARMS, PLAIN, Arm, Setting
+from medbreach_feddetect.reproduction.setting import (
+    ARMS,
+    ATTACKED,
+    BENIGN,
+    COMPARED,
+    OWN,
+    OWN_RUNS,
+    PLAIN,
+    RATE,
+    Arm,
+    Setting,
+)
 from medbreach_feddetect.rules import FedDetect
 from medbreach_feddetect.setting import GanFederation
 from medbreach_federation import Cluster, RoundLine, Rule, ray_kept, run_federation
@@ -122,28 +137,40 @@ def _open(setting: Setting, folder: Path) -> None:
 
 
 def _runs(setting: Setting, folder: Path, tell: Tell) -> Iterator[Run]:
-    """Yield every run, the plain mean's first."""
+    """Yield every run, the plain mean's first, and last those with a threshold from benign ones."""
+    means: dict[tuple[Arm, int], Run] = {}
     for seed in range(max(map(setting.seeds_of, ARMS))):
-        means: dict[tuple[bool, str], Run] = {}
         for arm in sorted(ARMS, key=lambda arm: arm.rule != PLAIN):
-            if seed >= setting.seeds_of(arm):
+            if arm.rule == OWN or seed >= setting.seeds_of(arm):
                 continue
-            run = _run(setting, arm, seed, folder, means.get((arm.attack, arm.loss)), tell)
+            mean = means.get((arm._replace(rule=PLAIN), seed))
+            run = _run(setting, arm, seed, folder, mean, tell, setting.rule(arm.rule, arm.loss))
             if arm.rule == PLAIN and not run.failure:
-                means[arm.attack, arm.loss] = run
+                means[arm, seed] = run
             yield run
+    benign = [np.array(losses_of(run.lines)) for (arm, _), run in means.items() if arm == BENIGN]
+    if len(benign) < OWN_RUNS:
+        return
+    lead = threshold_from_runs(benign, setting.scale.warm_up, RATE, COMPARED[BENIGN.loss])
+    arm = ATTACKED._replace(rule=OWN)
+    for seed in range(setting.seeds_of(arm)):
+        rule = setting.rule(OWN, arm.loss, lead)
+        yield _run(setting, arm, seed, folder, means.get((ATTACKED, seed)), tell, rule)
 
 
-def _run(setting: Setting, arm: Arm, seed: int, folder: Path, mean: Run | None, tell: Tell) -> Run:
-    rule = setting.rule(arm.rule, arm.loss)
-    if mean is not None and isinstance(rule, FedDetect):
-        same = replayed(rule, mean.lines)
-        if same is not None:
-            tell(f"{arm.title}, seed {seed}: flags nobody, so it is the run without detection")
-            return Run(arm, seed, same, mean.folder, same_as_mean=True)
-    place = folder / FEDERATIONS / f"{arm.name}-{seed}"
+def _run(
+    setting: Setting, arm: Arm, seed: int, folder: Path, mean: Run | None, tell: Tell, rule: Rule
+) -> Run:
+    """Return a run; if its rule flags nobody in the plain mean's, that one."""
     words = f"{arm.title}, seed {seed}"
-    rule = setting.rule(arm.rule, arm.loss)
+    if mean is not None and isinstance(rule, FedDetect):
+        same = replayed(copy.deepcopy(rule), mean.lines)
+        if same is not None:
+            tell(f"{words}: flags nobody, so it is the run without detection")
+            return Run(arm, seed, same, mean.folder, same_as_mean=True)
+    given = getattr(rule, "lead", None)  # more benign runs give another threshold
+    name = f"{arm.name}-{seed}" if given is None else f"{arm.name}-{given:.6f}-{seed}"
+    place = folder / FEDERATIONS / name
     lines: Sequence[RoundLine] = ()
     try:
         lines = _play(setting.federation(arm, seed), rule, place, words, tell)

@@ -1,5 +1,6 @@
 """What is reproduced, and on what."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -94,10 +95,12 @@ class Arm(NamedTuple):
 PLAIN: Final = "mean"
 RELEASED: Final = "released"
 CALIBRATED: Final = "calibrated"
+OWN: Final = "own"
 TITLES: Final[Mapping[str, str]] = {
     PLAIN: "mean",
     RELEASED: "detection as released",
     CALIBRATED: "detection, calibrated (ours)",
+    OWN: "detection, calibrated on these benign runs (ours)",
     "median": "median",
     "krum": "Krum",
 }
@@ -114,7 +117,16 @@ ARMS: Final[tuple[Arm, ...]] = tuple(
     for loss in LOSSES
     for attack in (False, True)
     for rule in (PLAIN, RELEASED, CALIBRATED)
-) + tuple(Arm(True, "bce", rule) for rule in ROBUST)
+) + tuple(Arm(True, "bce", rule) for rule in (OWN, *ROBUST))
+DETECTIONS: Final[Mapping[str, str]] = {
+    RELEASED: "as released",
+    CALIBRATED: "calibrated",
+    OWN: "calibrated on these benign runs",
+}
+"""Rules that flag clients, and what claims call them."""
+OWN_RUNS: Final = math.ceil(1 / RATE)  # that a threshold is taken from with one left out in turn
+BENIGN: Final = Arm(False, "bce", PLAIN)
+ATTACKED: Final = Arm(True, "bce", PLAIN)
 
 
 @dataclass(frozen=True)
@@ -177,6 +189,8 @@ class Setting:
 
     def seeds_of(self, arm: Arm) -> int:
         """Return how many runs there are of a kind: more of those that all others stand beside."""
+        if arm.rule == OWN and self.seeds_of(BENIGN) < OWN_RUNS:
+            return 0
         more = 0
         if arm.loss == "bce" and arm.attack and arm.rule in (PLAIN, RELEASED):
             more = self.scale.attacked_runs
@@ -222,14 +236,20 @@ class Setting:
         plain = self.federation(Arm(attack, "bce", PLAIN), seed)
         return replace(plain, gan=replace(plain.gan, classes=classes))
 
-    def rule(self, name: str, loss: Loss = "bce") -> Rule:
+    def rule(self, name: str, loss: Loss = "bce", lead: float | None = None) -> Rule:
         """Return a fresh rule for clients that train with a loss.
+
+        Args:
+            name: Of the rule.
+            loss: What clients train with.
+            lead: The threshold from benign runs, for the rule that is calibrated on these.
 
         Raises:
             ConfigError: There is none of that name.
         """
         scale = self.scale
         rules: dict[str, Callable[[], Rule]] = {
+            OWN: lambda: FedDetectCalibrated(CLIENTS, scale.warm_up, rate=RATE, lead=lead),
             PLAIN: lambda: Mean(by_records=False),
             RELEASED: lambda: FedDetect(CLIENTS, scale.warm_up),
             CALIBRATED: lambda: FedDetectCalibrated(
