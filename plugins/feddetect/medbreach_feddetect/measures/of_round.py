@@ -46,8 +46,7 @@ def measure_round(
     """
     setting = learner.setting
     measuring = setting.measuring
-    count = min(measuring.samples, len(hold(setting).public.images))
-    made = learner.samples(weights, count, "measuring")
+    made = learner.samples(weights, compared(setting), "measuring")
     if folder is not None and measuring.grid:
         with speaking_of(folder):
             save_grid(made, measuring.grid, folder / SAMPLES / f"round-{round}.png")
@@ -66,10 +65,14 @@ def distances(setting: GanFederation, made: Tensor) -> dict[str, float]:
     }
 
 
+def compared(setting: GanFederation) -> int:
+    """Return how many generated images are compared with as many of the public's."""
+    return min(setting.measuring.samples, len(hold(setting).public.images))
+
+
 def yardsticks(setting: GanFederation) -> dict[str, dict[str, float]]:
     """Return the distances of images that are not generated, to read the others by."""
-    held = hold(setting)
-    count = min(setting.measuring.samples, len(held.public.images))
+    held, count = hold(setting), compared(setting)
     clients = torch.cat([part.images for part in held.clients])
     other = clients[torch.linspace(0, len(clients) - 1, min(count, len(clients))).long()]
     return {

@@ -13,7 +13,7 @@ from medbreach.types import Rate
 from medbreach_feddetect.calibration import WORLDS, World, highest_excess, threshold, world
 from medbreach_feddetect.forest import flagged_by_forest
 from medbreach_feddetect.learner import MEAN
-from medbreach_feddetect.measures.of_round import FRECHET, KERNEL, SHOWN, measured
+from medbreach_feddetect.measures.of_round import measured
 from medbreach_feddetect.reproduction.setting import CLIENTS, MALICIOUS, RATE
 from medbreach_federation import RoundLine
 
@@ -128,11 +128,6 @@ def highest(lines: Sequence[RoundLine], warm_up: int) -> bool:
     """Return whether client 0 has the highest mean loss after the warm-up."""
     losses = [late_loss(lines, warm_up, k) for k in range(CLIENTS)]
     return losses[MALICIOUS] == max(losses)
-
-
-def fidelity(lines: Sequence[RoundLine]) -> dict[str, float]:
-    """Return distances and the trigger's share in the last round."""
-    return {name: last(lines, name) for name in (FRECHET, KERNEL, SHOWN)}
 
 
 def anybody(client: int) -> bool:

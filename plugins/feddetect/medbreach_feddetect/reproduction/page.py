@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from medbreach.report.phrasing import csv_of, in_columns
 from medbreach.report.templates import templates
 from medbreach_feddetect.measures.extractors import extractor
-from medbreach_feddetect.measures.of_round import FRECHET, KERNEL, SAMPLES, SHOWN, measured
+from medbreach_feddetect.measures.of_round import (
+    FRECHET,
+    KERNEL,
+    SAMPLES,
+    SHOWN,
+    compared,
+    measured,
+)
 from medbreach_feddetect.reproduction.claims import claims
 from medbreach_feddetect.reproduction.curves import Curves, curves, verdicts
 from medbreach_feddetect.reproduction.findings import Findings
@@ -109,7 +116,7 @@ def about(found: Findings) -> list[str]:
     scale = setting.scale
     warm_up = "as released" if scale.warm_up == RELEASED_WARM_UP else "ours; released: 11"
     passes = "as released" if scale.local_epochs == 1 else "ours; released: 1"
-    seen = min(scale.samples, len(found.held.public.images))
+    seen = compared(setting.federation(BENIGN, 0))
     note = f" On the images: {found.held.note}." if found.held.note else ""
     return [
         f"{PUBLICATION}. {CLIENTS} clients train a GAN on images of {scale.size} pixels a side "
@@ -152,10 +159,10 @@ def _row(found: Findings, arm: Arm) -> list[str]:
     return [*cells, right, wrong, f"{alarmed.count} of {alarmed.total}", weight]
 
 
-def as_text(setting: Setting, found: Findings) -> str:
+def as_text(found: Findings) -> str:
     """Return everything as text."""
     parts = [
-        title(setting),
+        title(found.setting),
         *(textwrap.fill(words, WIDTH) for words in about(found)),
         in_columns([list(COLUMNS), *rows(found)]),
     ]
@@ -181,8 +188,9 @@ def as_csv(found: Findings) -> str:
     return csv_of([COLUMNS, *rows(found)])
 
 
-def as_html(setting: Setting, found: Findings, style: str) -> str:
+def as_html(found: Findings, style: str) -> str:
     """Return everything as a page that needs nothing from the network."""
+    setting = found.setting
     pages = templates("reproduction", "medbreach_feddetect")
     return pages.get_template("table.html.j2").render(
         title=title(setting), about=about(found), style=style, columns=COLUMNS, rows=rows(found),

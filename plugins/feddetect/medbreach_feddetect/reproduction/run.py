@@ -84,12 +84,12 @@ def reproduce(setting: Setting, folder: Path, tell: Tell) -> str:
         runs = list(_runs(setting, folder, tell))
         worth = _worth(setting, folder, tell)
     findings = Findings.of(setting, runs, worth)
-    text = as_text(setting, findings)
+    text = as_text(findings)
     with speaking_of(folder):
         write_whole(folder / "table.txt", text.encode())
         write_whole(folder / "table.csv", as_csv(findings).encode())
         write_whole(folder / "rounds.csv", rounds_as_csv(runs).encode())
-        write_whole(folder / "table.html", as_html(setting, findings, style_sheet()).encode())
+        write_whole(folder / "table.html", as_html(findings, style_sheet()).encode())
     return text
 
 
@@ -171,15 +171,23 @@ def _run(
     given = getattr(rule, "lead", None)  # more benign runs give another threshold
     name = f"{arm.name}-{seed}" if given is None else f"{arm.name}-{given:.6f}-{seed}"
     place = folder / FEDERATIONS / name
+    lines, failure = _tried(setting.federation(arm, seed), rule, place, words, tell)
+    return Run(arm, seed, lines, place, failure=failure)
+
+
+def _tried(
+    federation: GanFederation, rule: Rule, place: Path, words: str, tell: Tell
+) -> tuple[Sequence[RoundLine], str]:
+    """Return a federation's rounds, and why they do not count; empty if they do."""
     lines: Sequence[RoundLine] = ()
     try:
-        lines = _play(setting.federation(arm, seed), rule, place, words, tell)
+        lines = _play(federation, rule, place, words, tell)
         failure = _dropped(lines)
     except ContractError as error:
         failure = str(error)
     if failure:
         tell(f"{words} does not count: {failure}")
-    return Run(arm, seed, lines, place, failure=failure)
+    return lines, failure
 
 
 def _dropped(lines: Sequence[RoundLine]) -> str:
@@ -215,12 +223,8 @@ def _worth(setting: Setting, folder: Path, tell: Tell) -> dict[bool, Downstream]
         name = f"{'attack' if attack else 'benign'}-conditional-0"
         words = f"{'attack' if attack else 'no attack'}, conditional, seed 0"
         place = folder / FEDERATIONS / name
-        try:
-            failure = _dropped(_play(federation, setting.rule(PLAIN), place, words, tell))
-        except ContractError as error:
-            failure = str(error)
+        _, failure = _tried(federation, setting.rule(PLAIN), place, words, tell)
         if failure:
-            tell(f"{words} does not count: {failure}")
             continue
         weights = torch.load(place / "federation.pt", map_location="cpu", weights_only=True)
         learner = GanLearner(federation)
