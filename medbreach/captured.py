@@ -6,7 +6,6 @@ There are no images in it: they are read from the case's data set again.
 """
 
 import hashlib
-import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from torch import Tensor
 from medbreach.collection import Collection
 from medbreach.errors import ConfigError, DataError
 from medbreach.models.weights import read_weights
-from medbreach.storage import speaking_of, write_whole
+from medbreach.storage import packed, speaking_of, write_whole
 from medbreach.types import Change, Recipe, Update
 
 FACTS: Final = "capture.json"
@@ -166,9 +165,7 @@ def keep(
     with speaking_of(folder):
         for word, weights in (("sent", sent), ("returned", returned)):
             for client in returned:
-                stream = io.BytesIO()
-                torch.save(dict(weights[client]), stream)
-                write_whole(folder / f"{word}-{client}.pt", stream.getvalue())
+                write_whole(folder / f"{word}-{client}.pt", packed(weights[client]))
         write_whole(folder / FACTS, json.dumps(facts, indent=1).encode())
 
 

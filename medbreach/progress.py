@@ -5,7 +5,6 @@ it, every call does nothing.
 """
 
 import contextlib
-import io
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +14,7 @@ from typing import Any
 
 import torch
 
-from medbreach.storage import speaking_of, write_whole
+from medbreach.storage import packed, speaking_of, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -65,10 +64,9 @@ class FileWatch(Watch):
         """
         if time.monotonic() - self._last < self._seconds:
             return
-        content = io.BytesIO()
-        torch.save(dict(state()), content)
+        content = packed(state())
         with speaking_of(self._file.parent):
-            write_whole(self._file, content.getvalue())
+            write_whole(self._file, content)
         self._last = time.monotonic()
 
     def restore(self) -> State | None:

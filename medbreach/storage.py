@@ -8,11 +8,12 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
@@ -103,6 +104,13 @@ def arrays_to_bytes(**arrays: NDArray[Any]) -> bytes:
     """Return arrays as the content of an npz file."""
     stream = io.BytesIO()
     np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+    return stream.getvalue()
+
+
+def packed(values: Mapping[str, Any]) -> bytes:
+    """Return tensors, numbers and text as the content of a file that torch reads, weights only."""
+    stream = io.BytesIO()
+    torch.save(dict(values), stream)
     return stream.getvalue()
 
 

@@ -1,7 +1,6 @@
 """Carrying a trade-off out: an audit, and a training of every stack, going on where it was."""
 
 import hashlib
-import io
 import json
 import logging
 import time
@@ -23,6 +22,7 @@ from medbreach.storage import (
     arrays_to_bytes,
     claimed,
     drop_partial_line,
+    packed,
     read_arrays,
     speaking_of,
     write_whole,
@@ -198,10 +198,8 @@ class Tradeoff:
         state.go_on(kept)
 
     def _save(self, file: Path, kept: Mapping[str, Any]) -> None:
-        stream = io.BytesIO()
-        torch.save(kept, stream)
         with speaking_of(self.folder):
-            write_whole(file, stream.getvalue())
+            write_whole(file, packed(kept))
 
     def _finish(self, federation: FederatedTraining, state: State, stack: str, seed: int) -> None:
         """Keep what the trained network says of test images, and its weights."""

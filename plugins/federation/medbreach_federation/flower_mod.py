@@ -34,6 +34,7 @@ from medbreach.components import is_finite, no_others
 from medbreach.errors import ContractError
 from medbreach.plan import conflict_in
 from medbreach.round import aggregated, defended
+from medbreach.storage import packed
 from medbreach_federation.updates import applied, checked_count, update_of
 
 log = logging.getLogger(__name__)
@@ -360,6 +361,4 @@ def _remembered(context: Context) -> tuple[dict[str, Any], int]:
 
 
 def _remember(context: Context, memory: Mapping[str, Any], rounds: int) -> None:
-    stream = io.BytesIO()
-    torch.save(dict(memory), stream)
-    context.state[REMEMBERED] = ConfigRecord({"memory": stream.getvalue(), "rounds": rounds})
+    context.state[REMEMBERED] = ConfigRecord({"memory": packed(memory), "rounds": rounds})

@@ -1,6 +1,5 @@
 """What clients keep from round to round, each on its own disk."""
 
-import io
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 import torch
 
-from medbreach.storage import write_whole
+from medbreach.storage import packed, write_whole
 
 
 class Memories:
@@ -38,9 +37,7 @@ class Memories:
         known = self._rounds(client)
         if (not memory and not known) or any(number > round for number in known):
             return
-        stream = io.BytesIO()
-        torch.save(dict(memory), stream)
-        write_whole(self._file(client, round), stream.getvalue())
+        write_whole(self._file(client, round), packed(memory))
         for number in [n for n in self._rounds(client) if n < round][:-1]:
             self._file(client, number).unlink()
 

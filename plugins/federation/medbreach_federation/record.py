@@ -1,7 +1,6 @@
 """What a federation's folder holds: its state after the last round, its weights, and its lines."""
 
 import contextlib
-import io
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -13,7 +12,14 @@ import torch
 
 from medbreach.encoding import encode
 from medbreach.errors import RecordError
-from medbreach.storage import append_line, drop_partial_line, locked, speaking_of, write_whole
+from medbreach.storage import (
+    append_line,
+    drop_partial_line,
+    locked,
+    packed,
+    speaking_of,
+    write_whole,
+)
 from medbreach_federation.learner import Weights
 
 STATE: Final = "federation.pt"
@@ -87,7 +93,7 @@ def write_state(folder: Path, state: State) -> None:
         RecordError: They cannot be written.
     """
     with speaking_of(folder):
-        write_whole(folder / STATE, _packed({**state._asdict(), "weights": dict(state.weights)}))
+        write_whole(folder / STATE, packed({**state._asdict(), "weights": dict(state.weights)}))
     write_weights(folder, state.weights)
 
 
@@ -98,7 +104,7 @@ def write_weights(folder: Path, weights: Weights) -> None:
         RecordError: They cannot be written.
     """
     with speaking_of(folder):
-        write_whole(folder / WEIGHTS, _packed(dict(weights)))
+        write_whole(folder / WEIGHTS, packed(weights))
 
 
 def check_rounds(folder: Path, played: int, wanted: int) -> None:
@@ -178,12 +184,6 @@ def taken(folder: Path) -> Iterator[None]:
                     raise
                 time.sleep(0.2)
         yield
-
-
-def _packed(values: Mapping[str, Any]) -> bytes:
-    stream = io.BytesIO()
-    torch.save(dict(values), stream)
-    return stream.getvalue()
 
 
 def _damaged(file: Path) -> RecordError:
