@@ -45,6 +45,15 @@ def encode(value: Any) -> Any:
     return value
 
 
+def as_read(value: Any) -> Any:
+    """Return settings as they come back from a JSON file.
+
+    >>> as_read({"rate": float("inf"), "size": (2, 3)})
+    {'rate': 'inf', 'size': [2, 3]}
+    """
+    return json.loads(json.dumps(encode(plain(value))))
+
+
 def line_to_json(line: Line) -> str:
     """Return a line without its end."""
     values = {"id": line.id, "sample": line.sample, **plain(line.finding)}

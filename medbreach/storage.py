@@ -8,7 +8,7 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -57,12 +57,32 @@ def claimed(folder: Path, name: str, settings: object) -> Any:
     Raises:
         RecordError: The folder holds something else, or is damaged, or cannot be written.
     """
+    there = settings_in(folder, name)
+    if there is None:
+        with speaking_of(folder):
+            write_whole(folder / name, json.dumps(settings, indent=1).encode())
+        there = settings_in(folder, name)
+    return there
+
+
+def settings_in(folder: Path, name: str, *, besides: Collection[str] = ()) -> Any:
+    """Return the settings that a folder holds, as plain values; None if it holds nothing.
+
+    Args:
+        folder: The folder.
+        name: Of the file of settings in it.
+        besides: Names of files that count as nothing.
+
+    Raises:
+        RecordError: The folder holds something else, or is damaged, or cannot be read.
+    """
     file = folder / name
     with speaking_of(folder):
         if not file.is_file():
-            if folder.exists() and (folder.is_file() or any(folder.iterdir())):
+            there = {f.name for f in folder.iterdir()} if folder.is_dir() else set()
+            if folder.is_file() or there - set(besides):
                 raise RecordError(f"{folder} holds something else: choose another --out")
-            write_whole(file, json.dumps(settings, indent=1).encode())
+            return None
     try:
         return json.loads(file.read_text())
     except ValueError as error:

@@ -11,12 +11,11 @@ from typing import Any, Final
 
 import torch
 
-from medbreach.encoding import encode
+from medbreach.encoding import as_read, encode
 from medbreach.errors import InputError, ModelError, RecordError
 from medbreach.randomness import Seeds
 from medbreach.record import HEADER, RunRecord
 from medbreach.session import Session, header
-from medbreach.settings import plain
 from medbreach.storage import (
     append_line,
     arrays_to_bytes,
@@ -67,7 +66,7 @@ class Tradeoff:
         Raises:
             RecordError: The folder holds something else.
         """
-        wanted = json.loads(json.dumps(encode(plain(self.identity))))
+        wanted = as_read(self.identity)
         if claimed(self.folder, SETTING, wanted) != wanted:
             raise RecordError(
                 f"{self.folder} holds a trade-off of other settings: choose another --out"

@@ -10,14 +10,13 @@ from typing import Any
 import torch
 
 from medbreach import Defense, config
-from medbreach.encoding import encode
+from medbreach.encoding import as_read
 from medbreach.errors import ConfigError, InputError, RecordError
 from medbreach.models.user_network import UserNetwork
 from medbreach.round import vet
 from medbreach.session import Session, digest, prepare
 from medbreach.settings import build as built
-from medbreach.settings import plain
-from medbreach.storage import LOCK, speaking_of, write_whole
+from medbreach.storage import LOCK, settings_in, speaking_of, write_whole
 from medbreach.tradeoff.training import guarantees
 from medbreach.types import Guarantee
 from medbreach_federation.classifier import SETTING, ClassifierLearner
@@ -83,8 +82,8 @@ class Federation:
         Raises:
             RecordError: It holds something else, or more rounds than are asked for.
         """
-        there = self._there()
-        if there is not None and _to_go_on(there) != _to_go_on(self._wanted):
+        there = settings_in(self.folder, SETTING, besides=(LOCK,))
+        if there is not None and _to_go_on(there) != _to_go_on(as_read(self.identity)):
             raise RecordError(
                 f"{self.folder} holds a federation of other settings: choose another --out"
             )
@@ -97,35 +96,10 @@ class Federation:
             RecordError: It holds something else, or more rounds, or cannot be written.
         """
         self.check()
-        if self._there() != self._wanted:  # nothing is there, or fewer rounds, or another device
-            with speaking_of(self.folder):
-                content = json.dumps(self._wanted, indent=1).encode()
-                write_whole(self.folder / SETTING, content)
-
-    @property
-    def _wanted(self) -> Any:
-        """The identity as a file has it."""
-        return json.loads(json.dumps(encode(plain(self.identity))))
-
-    def _there(self) -> Any:
-        """Return the settings that the folder holds; None if it is empty.
-
-        Raises:
-            RecordError: It holds something else, or is damaged.
-        """
-        file = self.folder / SETTING
-        if file.is_file():
-            try:
-                return json.loads(file.read_text())
-            except ValueError as error:
-                raise RecordError(f"{file} is damaged: choose another --out") from error
-        with speaking_of(self.folder):
-            used = self.folder.exists() and (
-                not self.folder.is_dir() or any(f.name != LOCK for f in self.folder.iterdir())
-            )
-        if used:
-            raise RecordError(f"{self.folder} holds something else: choose another --out")
-        return None
+        wanted = as_read(self.identity)
+        if settings_in(self.folder, SETTING, besides=(LOCK,)) != wanted:
+            with speaking_of(self.folder):  # nothing is there, or fewer rounds, or another device
+                write_whole(self.folder / SETTING, json.dumps(wanted, indent=1).encode())
 
 
 def _to_go_on(identity: dict[str, Any]) -> dict[str, Any]:
