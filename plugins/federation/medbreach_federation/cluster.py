@@ -1,18 +1,15 @@
 """Where clients are played: this machine, or a Ray cluster that runs already."""
 
-import contextlib
 import os
 import socket
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
 
-from medbreach.errors import ConfigError, ContractError
+from medbreach.errors import ConfigError
 
 PATIENCE: Final = 5.0  # seconds that a cluster may take to answer
-CRASH: Final = "Simulation Runtime crashed."  # Flower's words
 
 
 @dataclass(frozen=True)
@@ -77,22 +74,3 @@ class Cluster:
             "init_args": init,
             "client_resources": {"num_cpus": 1, "num_gpus": self.gpus},
         }
-
-
-@contextlib.contextmanager
-def speaking_of_engine() -> Iterator[None]:
-    """Say in a sentence why Flower's simulation engine does not run.
-
-    Raises:
-        ContractError: It does not.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        causes: list[BaseException] = [error]
-        while causes[-1].__cause__ is not None:
-            causes.append(causes[-1].__cause__)
-        if CRASH not in map(str, causes):
-            raise
-        why = " ".join(str(causes[-1]).split()).rstrip(".")
-        raise ContractError(f"Flower's simulation engine does not run: {why}") from error

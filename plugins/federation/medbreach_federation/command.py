@@ -69,7 +69,7 @@ def federate_command(
 
     where = pick_device("auto" if device is None else device)
     cluster = Cluster(ray or "", processes, gpus)
-    cluster.check()
+    cluster.check()  # before a whole case is read
     with waiting(READING, quiet=quiet):
         made = prepare_federation(settings, where, out, cases=cases, network=user_network(model))
     setting = made.setting

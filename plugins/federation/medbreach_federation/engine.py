@@ -10,10 +10,12 @@ from typing import Final
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 
+from medbreach.errors import ContractError
 from medbreach_federation import TELEMETRY
-from medbreach_federation.cluster import Cluster, speaking_of_engine
+from medbreach_federation.cluster import Cluster
 
 SENDER: Final = "flwr.supercore.telemetry"
+CRASH: Final = "Simulation Runtime crashed."  # Flower's words
 
 
 def simulate(
@@ -78,6 +80,25 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(before)
+
+
+@contextlib.contextmanager
+def speaking_of_engine() -> Iterator[None]:
+    """Say in a sentence why Flower's simulation engine does not run.
+
+    Raises:
+        ContractError: It does not.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        causes: list[BaseException] = [error]
+        while causes[-1].__cause__ is not None:
+            causes.append(causes[-1].__cause__)
+        if CRASH not in map(str, causes):
+            raise
+        why = " ".join(str(causes[-1]).split()).rstrip(".")
+        raise ContractError(f"Flower's simulation engine does not run: {why}") from error
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ import toy
 
 from medbreach.errors import ConfigError, ContractError
 from medbreach_federation import Cluster, Mean, ray_kept, run_federation
-from medbreach_federation.cluster import CRASH, speaking_of_engine
+from medbreach_federation.engine import CRASH, speaking_of_engine
 
 HERE = "127.0.0.1"
 PATIENCE = 60
