@@ -6,12 +6,14 @@ import ray
 from flwr.app import Context, Error, Message
 from flwr.common.constant import PARTITION_ID_KEY, ErrorCode
 from flwr.server.superlink.fleet.vce.backend.raybackend import RayBackend
+from flwr.simulation.ray_transport.ray_actor import BasicActorPool, ClientAppActor
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 LIMITS: Final = "limits"
 TIMEOUT: Final = "timeout"
 LATE: Final = "it did not answer in time"
 DIED: Final = "its process died, twice"
+STOPPED: Final = "the federation is stopped"
 
 
 class EnduringBackend(RayBackend):
@@ -26,8 +28,8 @@ class EnduringBackend(RayBackend):
         backend_config: As Flower's, with ``limits.timeout``: seconds that a client may take.
     """
 
-    ray_stays: ClassVar[bool] = False
-    """Whether Ray goes on for the next federation of this program."""
+    kept: ClassVar[list[Any] | None] = None
+    """Processes that wait for the next federation of this program; None where all end with each."""
 
     def __init__(self, backend_config: Any) -> None:
         super().__init__(backend_config)
@@ -36,9 +38,13 @@ class EnduringBackend(RayBackend):
         self._over = False
 
     def build(self, app_fn: Any) -> None:
-        """Start the processes."""
-        super().build(app_fn)
-        assert self.pool is not None
+        """Start the processes, those apart that are there."""
+        self.app_fn = app_fn
+        self.pool = BasicActorPool(ClientAppActor, self.client_resources, self.actor_kwargs)
+        there = self.kept or []
+        self.pool.pool += there
+        self.pool.num_actors = len(there)
+        self.pool.add_actors_to_pool(self.pool.actors_capacity - len(there))
         self._actors = list(self.pool.pool)
 
     def process_message(self, message: Message, context: Context) -> tuple[Message, Context]:
@@ -63,7 +69,7 @@ class EnduringBackend(RayBackend):
                 raise
             except RayError:  # the process died, or was killed for its memory
                 if self._over:
-                    raise
+                    return _without_reply(message, STOPPED), context
                 actor = self._instead_of(actor)
                 if last:
                     idle.append(actor)
@@ -75,12 +81,17 @@ class EnduringBackend(RayBackend):
     def terminate(self) -> None:
         """End all clients' processes, also those at work: somebody may wait for them."""
         self._over = True
+        idle = [] if self.pool is None else list(self.pool.pool)
+        stay = [] if self.kept is None else idle
         for actor in self._actors:
-            ray.kill(actor)
+            if actor not in stay:
+                ray.kill(actor)
         if self.pool is not None:
             self.pool.pool.clear()
-        if not self.ray_stays:
+        if self.kept is None:
             super().terminate()
+        else:
+            EnduringBackend.kept = stay
 
     def _instead_of(self, actor: Any) -> Any:
         """End a process; return a fresh one."""

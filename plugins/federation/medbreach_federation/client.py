@@ -1,6 +1,7 @@
 """The Flower app of a client: it has a learner carry out what the server asks."""
 
 import functools
+import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -43,7 +44,7 @@ def client_app(build: Build, folder: Path, mods: tuple[Any, ...] = ()) -> Client
         folder: The federation's folder, with the settings that ``build`` reads.
         mods: Flower's client mods around it, outermost first.
     """
-    app = ClientApp(mods=list(mods))
+    app, played = ClientApp(mods=list(mods)), uuid.uuid4().hex
 
     @app.query()
     def introduce(message: Message, context: Context) -> Message:
@@ -57,7 +58,7 @@ def client_app(build: Build, folder: Path, mods: tuple[Any, ...] = ()) -> Client
         instruction = Instruction(
             client, asked, weights_in(message.content), memories.before(client, asked)
         )
-        result = _learner(build, folder).train(instruction)
+        result = _learner(build, folder, played).train(instruction)
         memories.keep(client, asked, result.memory)
         return Message(_content(result), reply_to=message)
 
@@ -103,8 +104,9 @@ def _asked(message: Message) -> int:
     return asked
 
 
-@functools.lru_cache(maxsize=2)
-def _learner(build: Build, folder: Path) -> Learner:
-    """Return the learner of this process, made once."""
+@functools.lru_cache(maxsize=1)
+def _learner(build: Build, folder: Path, played: str) -> Learner:
+    """Return the learner of this process, made once each time that a federation is played."""
+    del played
     torch.set_num_threads(1)  # as many processes as cores
     return build(folder)

@@ -33,33 +33,34 @@ def simulate(
     Raises:
         ContractError: Ray does not run.
     """
-    with quiet():
-        from flwr.simulation import run_simulation
+    from flwr.simulation import run_simulation
 
-        from medbreach_federation.backend import LIMITS, TIMEOUT
+    from medbreach_federation.backend import LIMITS, TIMEOUT
 
-        config = {**cluster.backend, LIMITS: {TIMEOUT: timeout}}
-        with speaking_of_engine(), _enduring():
-            run_simulation(server, app, clients, backend_config=config)
+    config = {**cluster.backend, LIMITS: {TIMEOUT: timeout}}
+    with speaking_of_engine(), _enduring():
+        run_simulation(server, app, clients, backend_config=config)
 
 
 @contextlib.contextmanager
 def ray_kept() -> Iterator[None]:
-    """Keep Ray running from one federation to the next, which begin seconds sooner for it.
+    """Keep Ray and clients' processes from one federation to the next, which begin sooner for it.
 
-    All federations inside are played where the first one is.
+    All federations inside are played where the first one is, with the same share of a GPU.
     """
     import ray
 
     from medbreach_federation.backend import EnduringBackend
 
-    before, EnduringBackend.ray_stays = EnduringBackend.ray_stays, True
+    if EnduringBackend.kept is not None:
+        yield
+        return
+    EnduringBackend.kept = []
     try:
         yield
     finally:
-        EnduringBackend.ray_stays = before
-        if not before:
-            ray.shutdown()
+        EnduringBackend.kept = None
+        ray.shutdown()
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from medbreach_federation.client import Build, client_app, record_of
 from medbreach_federation.cluster import Cluster
-from medbreach_federation.engine import simulate
+from medbreach_federation.engine import quiet, simulate
 from medbreach_federation.learner import Learner
 from medbreach_federation.memory import Memories
 from medbreach_federation.record import (
@@ -109,12 +109,13 @@ def _play(strategy: Rounds, app: Any, rounds: int, cluster: Cluster, timeout: fl
         first, no_end = record_of(strategy.weights), math.inf  # the engine sees to each client's
         strategy.start(there, first, num_rounds=rounds, timeout=no_end)
 
-    try:
-        simulate(server, app, strategy.clients, cluster, timeout)
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join(PATIENCE)
+    with quiet():
+        try:
+            simulate(server, app, strategy.clients, cluster, timeout)
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join(PATIENCE)
 
 
 class _Federation:

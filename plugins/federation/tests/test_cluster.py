@@ -1,6 +1,8 @@
 """Where clients are played: what cannot be reached is named, and a cluster plays the same."""
 
+import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,6 +17,7 @@ import toy
 
 from medbreach.errors import ConfigError, ContractError
 from medbreach_federation import Cluster, Mean, ray_kept, run_federation
+from medbreach_federation.backend import EnduringBackend
 from medbreach_federation.engine import CRASH, speaking_of_engine
 
 HERE = "127.0.0.1"
@@ -27,9 +30,9 @@ def free_port():
         return taken.getsockname()[1]
 
 
-def play(folder, cluster=None):
+def play(folder, cluster=None, **settings):
     folder.mkdir(exist_ok=True)
-    (folder / "toy.json").write_text("{}")
+    (folder / "toy.json").write_text(json.dumps(settings))
     lines = run_federation(folder, toy.build, Mean(by_records=False), 2, cluster=cluster)
     return [line.evaluation for line in lines]
 
@@ -74,10 +77,25 @@ def test_ray_that_is_kept_plays_the_same(tmp_path):
     with ray_kept():
         first = play(tmp_path / "first")
         assert ray.is_initialized()
+        processes = set(EnduringBackend.kept)
         assert play(tmp_path / "second") == first
+        assert processes == set(EnduringBackend.kept)
+        play(tmp_path / "faulty", faults={"1/1": "die"})
+        assert len(processes & set(EnduringBackend.kept)) == len(processes) - 1
+        assert play(tmp_path / "fourth") == first
     assert not ray.is_initialized()
     assert play(tmp_path / "third") == first
     assert not ray.is_initialized()
+
+
+@pytest.mark.slow
+def test_processes_that_are_kept_forget_the_federation_before(tmp_path):
+    folder = tmp_path / "run"
+    with ray_kept():
+        play(folder, faults={"0/1": "nan"})
+        shutil.rmtree(folder)
+        again = play(folder)
+    assert again == play(tmp_path / "fresh")
 
 
 @pytest.mark.slow

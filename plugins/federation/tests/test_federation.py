@@ -155,7 +155,7 @@ def test_it_can_be_stopped_while_a_client_hangs(tmp_path):
     folder = federation(tmp_path / "run", faults={"1/1": "sleep"})
     memories = folder / "clients"
     with subprocess.Popen(
-        [sys.executable, "-c", WAITING, folder], stderr=subprocess.DEVNULL,
+        [sys.executable, "-c", WAITING, folder], stderr=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as running:  # fmt: skip
@@ -164,7 +164,10 @@ def test_it_can_be_stopped_while_a_client_hangs(tmp_path):
             assert time.monotonic() < end
             time.sleep(0.1)
         running.send_signal(signal.SIGINT)
-        running.wait(60)
+        _, said = running.communicate(timeout=60)
+    assert said.endswith("KeyboardInterrupt\n")
+    assert "ERROR" not in said
+    assert "DEBUG" not in said
 
 
 @pytest.mark.slow
