@@ -46,13 +46,14 @@ def write_whole(file: Path, content: bytes) -> None:
         raise
 
 
-def claimed(folder: Path, name: str, settings: object) -> Any:
-    """Make a folder that holds settings, or return those that it holds already, as plain values.
+def claim(folder: Path, name: str, settings: object, what: str) -> None:
+    """Make a folder that holds settings, or check that it holds these already.
 
     Args:
         folder: The folder; its files are left alone if it holds something else.
         name: Of the file of settings in it.
-        settings: What is written if nothing is there: values that JSON has.
+        settings: As JSON has them.
+        what: The folder is for, with its article.
 
     Raises:
         RecordError: The folder holds something else, or is damaged, or cannot be written.
@@ -61,8 +62,8 @@ def claimed(folder: Path, name: str, settings: object) -> Any:
     if there is None:
         with speaking_of(folder):
             write_whole(folder / name, json.dumps(settings, indent=1).encode())
-        there = settings_in(folder, name)
-    return there
+    elif there != settings:
+        raise RecordError(f"{folder} holds {what} of other settings: choose another --out")
 
 
 def settings_in(folder: Path, name: str, *, besides: Collection[str] = ()) -> Any:

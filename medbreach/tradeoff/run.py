@@ -19,7 +19,7 @@ from medbreach.session import Session, header
 from medbreach.storage import (
     append_line,
     arrays_to_bytes,
-    claimed,
+    claim,
     drop_partial_line,
     packed,
     read_arrays,
@@ -66,11 +66,7 @@ class Tradeoff:
         Raises:
             RecordError: The folder holds something else.
         """
-        wanted = as_read(self.identity)
-        if claimed(self.folder, SETTING, wanted) != wanted:
-            raise RecordError(
-                f"{self.folder} holds a trade-off of other settings: choose another --out"
-            )
+        claim(self.folder, SETTING, as_read(self.identity), "a trade-off")
 
     def run_record(self) -> RunRecord:
         """Return the audit's run record, made if it is not there yet.

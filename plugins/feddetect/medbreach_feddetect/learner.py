@@ -13,7 +13,7 @@ from medbreach import Seeds
 from medbreach.errors import ContractError, RecordError
 from medbreach.settings import build as from_plain
 from medbreach.settings import plain
-from medbreach.storage import claimed
+from medbreach.storage import claim
 from medbreach_feddetect.holdings import Holding, Holdings, hold
 from medbreach_feddetect.losses import discriminator_loss, generator_loss
 from medbreach_feddetect.networks import Discriminator, Generator, initialise
@@ -34,9 +34,7 @@ def write_setting(folder: Path, setting: GanFederation) -> None:
     Raises:
         RecordError: The folder holds another federation's, or cannot be written.
     """
-    wanted = plain(setting)
-    if claimed(folder, SETTING_FILE, wanted) != wanted:
-        raise RecordError(f"{folder} holds a federation with other settings")
+    claim(folder, SETTING_FILE, plain(setting), "a federation")
 
 
 def build(folder: Path) -> "GanLearner":

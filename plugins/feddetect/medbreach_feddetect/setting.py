@@ -157,7 +157,7 @@ class Measuring:
     Attributes:
         every: Rounds between measurements; the last round is measured in any case. 0: never.
         samples: Generated images, and as many real ones; fewer where there are not so many.
-        extractor: What sees the images: ``random_convolutions``, ``efficientnet_lite0`` or
+        extractor: What sees the images: ``efficientnet_lite0``, ``random_convolutions`` or
             ``inception``; see `medbreach_feddetect.measures.extractors`.
         weights: Weights file for ``inception``.
         grid: Images a side of the grid that is kept of each measured round; 0: none.
@@ -165,8 +165,8 @@ class Measuring:
 
     every: int = 0
     samples: int = 256
-    extractor: Literal["random_convolutions", "efficientnet_lite0", "inception"] = (
-        "random_convolutions"
+    extractor: Literal["efficientnet_lite0", "random_convolutions", "inception"] = (
+        "efficientnet_lite0"
     )
     weights: Path | None = None
     grid: int = 0

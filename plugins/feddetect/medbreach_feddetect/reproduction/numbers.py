@@ -70,8 +70,11 @@ class Spread(NamedTuple):
 
         >>> Spread(1.0, 0.5, 1.5).words(), Spread(2.0).words(), Spread.of([]).words()
         ('1.00 (0.500 to 1.50)', '2.00', 'no run')
+        >>> Spread(161.2).words(signed=True)
+        '+161'
         """
-        return self._said(lambda number: f"{number:+#.3g}" if signed else f"{number:#.3g}")
+        sign = "+" if signed else ""
+        return self._said(lambda number: f"{number:{sign}#.3g}".rstrip("."))
 
     def percent(self) -> str:
         """Return it as a share of something, in words.

@@ -10,11 +10,11 @@ from typing import Final, NamedTuple
 import numpy as np
 import torch
 
-from medbreach.errors import ContractError, DataError, RecordError
+from medbreach.errors import ContractError, DataError
 from medbreach.report.phrasing import csv_of
 from medbreach.report.templates import style_sheet
 from medbreach.settings import plain
-from medbreach.storage import claimed, speaking_of, write_whole
+from medbreach.storage import claim, speaking_of, write_whole
 from medbreach_feddetect.calibration import threshold_from_runs
 from medbreach_feddetect.holdings import hold
 from medbreach_feddetect.learner import GanLearner, build, write_setting
@@ -79,7 +79,7 @@ def reproduce(setting: Setting, folder: Path, tell: Tell) -> str:
     """
     extractor(setting.measuring)
     hold(setting.federation(ARMS[0], 0))
-    _open(setting, folder)
+    claim(folder, SETTING, plain(setting.identity), "a reproduction")
     with ray_kept():
         runs = list(_runs(setting, folder, tell))
         worth = _worth(setting, folder, tell)
@@ -123,17 +123,6 @@ def rounds_as_csv(runs: Sequence[Run]) -> str:
         for k, numbers in sorted(line.clients.items())
     ]
     return csv_of([("arm", "seed", "round", "client", *names), *rows])
-
-
-def _open(setting: Setting, folder: Path) -> None:
-    """Take note of what a folder is for.
-
-    Raises:
-        RecordError: It is for something else.
-    """
-    wanted = plain(setting.identity)
-    if claimed(folder, SETTING, wanted) != wanted:
-        raise RecordError(f"{folder} holds a reproduction with other settings: choose --out")
 
 
 def _runs(setting: Setting, folder: Path, tell: Tell) -> Iterator[Run]:

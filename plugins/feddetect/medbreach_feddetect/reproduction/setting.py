@@ -60,7 +60,7 @@ class Scale(NamedTuple):
     attacked_runs: int = 0
 
 
-QUICK: Final = Scale(32, 8, 32, 8, 2, 160, 128, 16, 1, 4, 1e-3, 0.5, 20, 5)
+QUICK: Final = Scale(32, 8, 32, 8, 2, 160, 128, 32, 1, 4, 1e-3, 0.5, 20, 5)
 NORMAL: Final = Scale(32, 16, 60, 11, 2, 0, 256, 20, 10, 15, 1e-3, 0.5, 20, 20)
 FULL: Final = Scale(128, 64, 200, 11, 1, 0, 1024, 50, 20, 30, benign_runs=20, attacked_runs=20)
 
@@ -185,7 +185,7 @@ class Setting:
         scale = self.scale
         if self.inception is not None:
             return Measuring(scale.every, scale.samples, "inception", self.inception, 8)
-        return Measuring(scale.every, scale.samples, "random_convolutions", None, 8)
+        return Measuring(scale.every, scale.samples, grid=8)
 
     def seeds_of(self, arm: Arm) -> int:
         """Return how many runs there are of a kind: more of those that all others stand beside."""
