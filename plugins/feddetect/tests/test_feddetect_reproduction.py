@@ -18,6 +18,7 @@ from medbreach_feddetect import (
     GanFederation,
     Poisoning,
     build,
+    rules,
     write_setting,
 )
 from medbreach_feddetect.calibration import threshold_from_runs
@@ -302,8 +303,10 @@ def said(attacked, failed=0, seeds=4):
 
 @pytest.fixture
 def few_draws(monkeypatch):
+    """Make findings quickly, with a forest that always takes client 0 for the outlier."""
     monkeypatch.setattr(numbers, "SIMULATED", 20)
     monkeypatch.setattr(numbers, "DRAWN", 5)
+    monkeypatch.setattr(rules, "flagged_by_forest", lambda losses, random_state: [0])
 
 
 STANDS_OUT = "Does the malicious client's generator loss stand out?"
@@ -337,6 +340,16 @@ def test_a_run_that_a_client_drops_out_of_does_not_count(few_draws):
     nothing = said((4.0, 2.0), failed=4)
     assert "no run" in nothing[STANDS_OUT][0]
     assert "is not shown by these runs" in nothing[STANDS_OUT][0]
+
+
+def test_rules_are_tried_on_all_benign_runs(few_draws):
+    told = said((4.0, 2.0))["How often is somebody flagged when nobody is malicious?"]
+    found = next(words for words in told if "the losses of all 4 benign federations" in words)
+    released, calibrated = found.split("; ")
+    assert "as released, somebody would be flagged in 16 of 16 " in released
+    assert "at all in 4 of 4 runs" in released
+    assert "calibrated, somebody would be flagged in 0 of 16 " in calibrated
+    assert "at all in 0 of 4 runs" in calibrated
 
 
 def test_enough_benign_runs_give_a_threshold_of_their_own(few_draws):

@@ -21,6 +21,7 @@ from medbreach_feddetect.reproduction.numbers import (
 from medbreach_feddetect.reproduction.setting import (
     CLIENTS,
     COMPARED,
+    DETECTIONS,
     LOSSES,
     MALICIOUS,
     OWN_RUNS,
@@ -63,6 +64,7 @@ def false_alarms(found: Findings) -> Iterator[str]:
                 f"lowest weight that a benign client ends with is {min(least):.2g} (from "
                 f"{1 / CLIENTS:g})."
             )
+    yield from filter(None, (_replayed(found, loss) for loss in LOSSES))
     yield (
         f"As released, four losses drawn from one normal distribution get one client punished in "
         f"{share(found.release)} of {found.release.total} simulated rounds."
@@ -75,6 +77,22 @@ def false_alarms(found: Findings) -> Iterator[str]:
         f"without attack it flags somebody in {_range(every)}; in the {len(unseen)} worlds that "
         f"the threshold was not made from, in {_range(unseen)}. These are no blind test: the "
         "worlds that it was made from were chosen after milder ones had been tried."
+    )
+
+
+def _replayed(found: Findings, loss: Loss) -> str:
+    """Return whom rules would flag on all benign runs' losses; empty where these are too few."""
+    if not found.replayed[loss]:
+        return ""
+    parts = [
+        f"{DETECTIONS[rule]}, somebody would be flagged in {rounds.words()} rounds after the "
+        f"warm-up, and at all in {runs.count} of {runs.total} runs, {share(runs)}"
+        for rule, (rounds, runs) in found.replayed[loss].items()
+    ]
+    return (
+        f"{TRAINED[loss]}, on the losses of all {len(found.runs[Arm(False, loss, PLAIN)])} benign "
+        f"federations, as the plain mean played them: {'; '.join(parts)}. That is exact up to a "
+        "run's first flag."
     )
 
 

@@ -10,7 +10,11 @@ from medbreach_feddetect.holdings import Holdings, hold
 from medbreach_feddetect.measures.downstream import Downstream
 from medbreach_feddetect.measures.of_round import yardsticks
 from medbreach_feddetect.reproduction.numbers import (
+    Flags,
     Spread,
+    flagged_rounds,
+    flagged_runs,
+    judged,
     simulated_alarms,
     simulated_power,
     simulated_release,
@@ -18,10 +22,15 @@ from medbreach_feddetect.reproduction.numbers import (
 from medbreach_feddetect.reproduction.setting import (
     ARMS,
     BENIGN,
+    CALIBRATED,
     CLIENTS,
     DETECTIONS,
+    LOSSES,
+    PLAIN,
     RATE,
+    RELEASED,
     Arm,
+    Loss,
     Setting,
 )
 
@@ -43,6 +52,8 @@ class Findings:
         runs: Every run of each arm that counts, by seed.
         failed: Every run that does not.
         worth: What generated images are worth to a classifier, without and with the attack.
+        replayed: By loss and rule, the rounds and the runs in which somebody would be flagged on
+            the losses of the plain mean's runs without attack; none where there is one such run.
         release: Rounds of four normal losses in which the released rule punishes somebody.
         alarms: Simulated benign runs in which the calibrated rule flags anybody, by world.
         power: Simulated runs in which the calibrated rule flags a client whose loss is higher by so
@@ -55,6 +66,7 @@ class Findings:
     runs: Mapping[Arm, Sequence["Run"]]
     failed: Sequence["Run"]
     worth: Mapping[bool, Downstream]
+    replayed: Mapping[Loss, Mapping[str, tuple[Flags, Rate]]]
     release: Rate
     alarms: Mapping[str, Rate]
     power: Mapping[int, Rate]
@@ -75,7 +87,9 @@ class Findings:
         failed = [run for run in runs if run.failure]
         scale = setting.scale
         return cls(
-            setting, by_arm, failed, worth, simulated_release(),
+            setting, by_arm, failed, worth,
+            {loss: _replayed(setting, loss, by_arm[Arm(False, loss, PLAIN)]) for loss in LOSSES},
+            simulated_release(),
             simulated_alarms(scale.warm_up, scale.rounds),
             simulated_power(scale.warm_up, scale.rounds),
             threshold(CLIENTS, scale.warm_up, RATE, scale.rounds),
@@ -99,6 +113,15 @@ class Findings:
         others = {run.seed: run for run in self.runs[against]}
         pairs = [(run, others[run.seed]) for run in self.runs[arm] if run.seed in others]
         return Spread.of([value(one) - value(other) for one, other in pairs])
+
+
+def _replayed(setting: Setting, loss: Loss, runs: Sequence["Run"]) -> dict[str, tuple[Flags, Rate]]:
+    """Return in how many rounds and runs rules would flag somebody on a plain mean's losses."""
+    found = {}
+    for rule in (RELEASED, CALIBRATED) if len(runs) > 1 else ():
+        told = [list(judged(setting.detection(rule, loss), run.lines)) for run in runs]
+        found[rule] = (flagged_rounds(told, setting.scale.warm_up), flagged_runs(told))
+    return found
 
 
 def share(rate: Rate) -> str:

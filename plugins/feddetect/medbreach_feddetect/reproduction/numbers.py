@@ -1,8 +1,9 @@
 """Numbers of runs, with intervals over seeds."""
 
+import dataclasses
 import math
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from medbreach_feddetect.forest import flagged_by_forest
 from medbreach_feddetect.learner import MEAN
 from medbreach_feddetect.measures.of_round import measured
 from medbreach_feddetect.reproduction.setting import CLIENTS, MALICIOUS, RATE
+from medbreach_feddetect.rules import FedDetect
 from medbreach_federation import RoundLine
 
 SIMULATED: Final = 1000  # benign runs of each world
@@ -185,6 +187,20 @@ def _flags(runs: Iterable[Sequence[bool]]) -> Flags:
     kept = [list(run) for run in runs if run]
     shares = [sum(run) / len(run) for run in kept]
     return Flags(sum(map(sum, kept)), sum(map(len, kept)), Spread.of(shares))
+
+
+def judged(rule: FedDetect, lines: Sequence[RoundLine]) -> Iterator[RoundLine]:
+    """Yield the rounds of a plain mean's run with what a rule says of their losses.
+
+    Until the first flag all weights are equal, so that up to there it is the rule's own run.
+    """
+    for line in lines:
+        if not line.clients:
+            yield line
+            continue
+        told = rule.judge(line.round, [line.clients[k][rule.loss] for k in sorted(line.clients)])
+        clients = {k: {**line.clients[k], **told[k]} for k in line.clients}
+        yield dataclasses.replace(line, clients=clients)
 
 
 def losses_of(lines: Sequence[RoundLine]) -> list[list[float]]:

@@ -1,7 +1,6 @@
 """Carrying the reproduction out; the same command goes on where it was."""
 
 import copy
-import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from medbreach_feddetect.learner import GanLearner, build, write_setting
 from medbreach_feddetect.measures.downstream import Downstream, downstream
 from medbreach_feddetect.measures.extractors import extractor
 from medbreach_feddetect.reproduction.findings import Findings
-from medbreach_feddetect.reproduction.numbers import losses_of
+from medbreach_feddetect.reproduction.numbers import judged, losses_of
 from medbreach_feddetect.reproduction.page import as_csv, as_html, as_text
 from medbreach_feddetect.reproduction.setting import (
     ARMS,
@@ -94,20 +93,11 @@ def reproduce(setting: Setting, folder: Path, tell: Tell) -> str:
 
 
 def replayed(rule: FedDetect, lines: Sequence[RoundLine]) -> list[RoundLine] | None:
-    """Return a run of the plain mean as it would have been under a rule that flags nobody in it.
-
-    Until the first flag all weights are equal, so that both runs are the same; None if anybody is
-    flagged.
-    """
+    """Return a plain mean's run as it is under a rule that flags nobody in it; None if one does."""
     found = []
-    for line in lines:
-        if line.round:
-            losses = [line.clients[k][rule.loss] for k in sorted(line.clients)]
-            told = rule.judge(line.round, losses)
-            if any(one["flagged"] for one in told.values()):
-                return None
-            clients = {k: {**line.clients[k], **told[k]} for k in line.clients}
-            line = dataclasses.replace(line, clients=clients)
+    for line in judged(rule, lines):
+        if any(told.get("flagged") for told in line.clients.values()):
+            return None
         found.append(line)
     return found
 

@@ -1,7 +1,7 @@
 """What is reproduced, and on what."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
@@ -247,20 +247,23 @@ class Setting:
         Raises:
             ConfigError: There is none of that name.
         """
-        scale = self.scale
-        rules: dict[str, Callable[[], Rule]] = {
-            OWN: lambda: FedDetectCalibrated(CLIENTS, scale.warm_up, rate=RATE, lead=lead),
-            PLAIN: lambda: Mean(by_records=False),
-            RELEASED: lambda: FedDetect(CLIENTS, scale.warm_up),
-            CALIBRATED: lambda: FedDetectCalibrated(
-                CLIENTS, scale.warm_up, rate=RATE, rounds=scale.rounds, scale=COMPARED[loss]
-            ),
-        }
+        if name in DETECTIONS:
+            return self.detection(name, loss, lead)
+        if name == PLAIN:
+            return Mean(by_records=False)
         if name in ROBUST:
             return FlowerRule(name, ROBUST[name])
-        if name not in rules:
-            raise ConfigError(f"there is no rule {name}")
-        return rules[name]()
+        raise ConfigError(f"there is no rule {name}")
+
+    def detection(self, name: str, loss: Loss, lead: float | None = None) -> FedDetect:
+        """Return a fresh rule that flags clients; its arguments are those of `rule`."""
+        warm_up, rounds = self.scale.warm_up, self.scale.rounds
+        if name == RELEASED:
+            return FedDetect(CLIENTS, warm_up)
+        if name == OWN:
+            return FedDetectCalibrated(CLIENTS, warm_up, rate=RATE, lead=lead)
+        scale = COMPARED[loss]
+        return FedDetectCalibrated(CLIENTS, warm_up, rate=RATE, rounds=rounds, scale=scale)
 
     def _channels(self) -> int:
         return opened(self.images, CLIENTS).collection.spec.channels
