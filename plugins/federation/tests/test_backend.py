@@ -13,7 +13,7 @@ from ray.exceptions import (
     RayTaskError,
 )
 
-from medbreach_federation.backend import DIED, LATE, EnduringBackend
+from medbreach_federation.backend import DIED, LATE, STOPPED, EnduringBackend
 
 DEATHS = [ActorDiedError(), OutOfMemoryError("no memory"), NodeDiedError("gone")]
 
@@ -105,5 +105,14 @@ def test_who_is_at_work_when_it_ends_is_ended(pool):
     backend.terminate()
     assert killed == [busy]
     backend.pool.pool.append(busy)
-    with pytest.raises(ActorDiedError):
-        asked(backend)
+    assert asked(backend) == STOPPED
+
+
+def test_who_is_idle_when_it_ends_is_kept_for_the_next_federation(pool, monkeypatch):
+    monkeypatch.setattr(EnduringBackend, "kept", [])
+    idle, busy = Process(), Process()
+    backend, killed = pool(idle)
+    backend._actors.append(busy)
+    backend.terminate()
+    assert killed == [busy]
+    assert EnduringBackend.kept == [idle]
