@@ -20,7 +20,8 @@ from medbreach.types import ImageSpec
 ALL = {name: kind for name, kind in plugins.models().items() if kind.__module__.startswith("medb")}
 FLAT_ONLY = {"rgap_cnn", "vit_april"}
 HEAVY = ("101", "152", "169", "201", "264", "161", "vit_b", "vit_l", "convnet_beyond", "34", "50",
-         "32-10", "VGG", "monai_densenet", "torchvision_densenet", "DenseNet")  # fmt: skip
+         "32-10", "VGG", "monai_densenet", "torchvision_densenet", "DenseNet",
+         "perturbation_convnet")  # fmt: skip
 
 
 def spec(*shape):
